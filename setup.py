@@ -1,0 +1,48 @@
+"""One distribution, two packages: `skillrl` (needs jax, an extra) and `sandbox_service` (does not)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+JAX = [
+    "flax>=0.12.4",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.25",
+    "grain>=0.2.14",
+    "sentencepiece>=0.2.0",
+    "safetensors>=0.5",
+    "jaxtyping>=0.3",
+    "tensorboardX>=2.6",
+]
+
+setup(
+    name="skillrl",
+    version="0.1.0",
+    description="Joint reinforcement learning of atomic coding skills in JAX, with rewards from real sandboxes",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["skillrl", "skillrl.*", "sandbox_service", "sandbox_service.*"]),
+    package_data={"sandbox_service": ["sandbox.proto"]},
+    # pytest is a run-time dependency: it is what the service runs inside the sandboxes.
+    install_requires=[
+        "absl-py>=2.1",
+        "grpcio>=1.74",
+        "grpcio-health-checking>=1.74",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        # The committed stubs are made by grpcio-tools 1.74, which needs this protobuf or the next major version.
+        "protobuf>=6.31,<8",
+        "pytest>=8.4",
+        "rich>=13.9",
+    ],
+    extras_require={
+        "cpu": ["jax>=0.9", *JAX],
+        "tpu": ["jax[tpu]>=0.9", *JAX],
+        "cuda": ["jax[cuda13]>=0.9", *JAX],
+        "docker": ["docker>=7.1"],
+        "hf": ["transformers>=5.0"],
+        "dev": ["beartype>=0.20", "grpcio-tools==1.74.0", "hypothesis>=6.130", "ruff>=0.13"],
+    },
+)
