@@ -1,13 +1,13 @@
 """Errors of the service and how they map to gRPC status codes.
 
-    SandboxError            our own fault, or the host's: never a reward
-    +-- BadRequest          the caller broke the contract (INVALID_ARGUMENT)
-    +-- NotFound            unknown or expired session, unknown task (NOT_FOUND)
-    +-- IdReused            an id came back with a different request (ALREADY_EXISTS)
-    +-- Overloaded          no capacity now, try again (RESOURCE_EXHAUSTED)
-    +-- Draining            the service is shutting down (UNAVAILABLE)
-    +-- IsolationError      isolation does not hold on this host (FAILED_PRECONDITION)
-    +-- TaskSetError        a task set is missing or damaged (FAILED_PRECONDITION)
+SandboxError            our own fault, or the host's: never a reward
++-- BadRequest          the caller broke the contract (INVALID_ARGUMENT)
++-- NotFound            unknown or expired session, unknown task (NOT_FOUND)
++-- IdReused            an id came back with a different request (ALREADY_EXISTS)
++-- Overloaded          no capacity now, try again (RESOURCE_EXHAUSTED)
++-- Draining            the service is shutting down (UNAVAILABLE)
++-- IsolationError      isolation does not hold on this host (FAILED_PRECONDITION)
++-- TaskSetError        a task set is missing or damaged (FAILED_PRECONDITION)
 """
 
 

@@ -102,7 +102,9 @@ class TaskSet:
         try:
             return self.tasks[task_id]
         except KeyError:
-            raise NotFound(f"task {task_id!r} is not in task set {self.digest}; rebuild or pass the right --tasks") from None
+            raise NotFound(
+                f"task {task_id!r} is not in task set {self.digest}; rebuild or pass the right --tasks"
+            ) from None
 
     def instance_of(self, task: HiddenTask) -> Instance:
         return self.instances[task.instance_id]
@@ -181,7 +183,13 @@ class TaskSetWriter:
             **{f"hidden/trees/{digest}.tar": data for digest, data in self.trees.items()},
         }
         digest = _digest(files)
-        head = {"schema_version": SCHEMA_VERSION, "name": self.name, "digest": digest, "tasks": len(self.public), **summary}
+        head = {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "digest": digest,
+            "tasks": len(self.public),
+            **summary,
+        }
         files["set.json"] = (json.dumps(head, indent=1, sort_keys=True) + "\n").encode()
         for name, data in files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +213,9 @@ def _read_records(path: Path, cls: type) -> list:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as e:
-        raise TaskSetError(f"{path}: {e.strerror}; is this a task set? Build one with python -m skillrl.tasks.world") from e
+        raise TaskSetError(
+            f"{path}: {e.strerror}; is this a task set? Build one with python -m skillrl.tasks.world"
+        ) from e
     records = []
     for number, line in enumerate(text.splitlines(), 1):
         try:

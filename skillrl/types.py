@@ -99,7 +99,9 @@ class Episode:
 
     def __post_init__(self):
         shape = self.tokens.shape
-        if not (len(shape) == 1 and shape == self.loss_mask.shape == self.sampler_logprobs.shape == self.versions.shape):
+        if not (
+            len(shape) == 1 and shape == self.loss_mask.shape == self.sampler_logprobs.shape == self.versions.shape
+        ):
             raise ValueError(f"episode {self.episode_id}: per-token arrays differ in shape")
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WORKSPACE = "/workspace"
+# Importable distributions (pytest and what the repository's tests need), read-only and on PYTHONPATH.
+PACKAGES = "/packages"
 
 
 class Ended(enum.Enum):
@@ -119,8 +121,13 @@ class Backend(ABC):
         """Attacks a throwaway workspace and reports what held."""
 
     @abstractmethod
-    async def open_workspace(self, base: Path, *, limits: Limits | None = None) -> Workspace:
-        """A fresh workspace over the read-only directory `base`."""
+    async def open_workspace(
+        self, base: Path, *, packages: Path | None = None, limits: Limits | None = None
+    ) -> Workspace:
+        """A fresh workspace over the read-only directory `base`.
+
+        `packages` is a directory of importable distributions; None gives pytest and its dependencies alone.
+        """
 
     @abstractmethod
     async def stop(self) -> None:
