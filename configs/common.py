@@ -1,0 +1,90 @@
+"""What every config shares: the typed `:argument` parser and the full set of fields with their defaults."""
+
+from ml_collections import ConfigDict
+
+
+def parse_arg(arg: str, **defaults):
+    """Parses `key=value,key=value` (a bare key means True) to the types of `defaults`.
+
+    Raises ValueError naming the unknown key or the value of a wrong type.
+    """
+    values = dict(defaults)
+    for part in filter(None, arg.split(",")):
+        key, _, text = part.partition("=")
+        if key not in defaults:
+            raise ValueError(f"unknown config argument {key!r}; known: {', '.join(sorted(defaults)) or 'none'}")
+        kind = type(defaults[key])
+        if kind is bool:
+            if text not in ("", "true", "false"):
+                raise ValueError(f"config argument {key} takes true or false, not {text!r}")
+            values[key] = text != "false"
+        else:
+            try:
+                values[key] = kind(text)
+            except ValueError:
+                raise ValueError(f"config argument {key} takes a {kind.__name__}, not {text!r}") from None
+    return ConfigDict(values)
+
+
+def base_config() -> ConfigDict:
+    """Every field of a run. A config file changes values; it cannot add fields (the dict is locked)."""
+    c = ConfigDict()
+    # "rl": joint GRPO. "sft": supervised warm start on proven scripted trajectories.
+    c.program = "rl"
+    c.seed = 0
+    c.num_steps = 500
+
+    # Where the policy comes from: "hf:DIR" imports a Hugging Face folder, "init:VARIANT" starts from random weights.
+    c.policy = ConfigDict(dict(source="init:tiny", tokenizer="", dtype="float32"))
+    # Devices along each axis; -1 takes all that remain.
+    c.mesh = ConfigDict(dict(data=1, fsdp=-1, expert=1, context=1, tensor=1))
+
+    # A task set's folder. Empty: the world is generated into the workdir from `world`.
+    c.tasks = ConfigDict(dict(path="", kinds=("bug_fixing",)))
+    c.world = ConfigDict(dict(seed=0, levels=(0,), train=256, heldout_repositories=24, heldout_families=12))
+
+    # Share of admitted groups for each skill; a skill at 0 is not trained.
+    c.skills = ConfigDict(dict(localization=1.0, editing=1.0, unit_tests=1.0, reproduction=1.0, review=1.0))
+
+    c.rollout = ConfigDict(
+        dict(
+            groups_per_step=64,
+            group_size=8,
+            # Rows of the sampler's cache: episodes that hold tokens on the device at the same time.
+            rows=256,
+            max_tokens=32_768,
+            max_turns=50,
+            max_observation_tokens=4096,
+            wall_s=1800.0,
+            exec_timeout_s=120.0,
+            temperature=1.0,
+            # Extra groups drawn in place of groups without variance, as a share of groups_per_step.
+            refill=0.5,
+        )
+    )
+    c.reward = ConfigDict(dict(mode="paper", truncated="keep"))
+    c.advantages = ConfigDict(dict(kind="mean"))
+    c.loss = ConfigDict(
+        dict(
+            kind="grpo",
+            clip_low=0.2,
+            clip_high=0.28,
+            kl_coef=0.0,
+            # Cap of the importance weight between sampler and learner; 0 turns the correction off.
+            importance_cap=2.0,
+            # "per_skill": token mean within a skill, then mean over skills. "token": mean over all tokens.
+            denominator="per_skill",
+        )
+    )
+    c.optim = ConfigDict(
+        dict(lr=1e-6, warmup_steps=10, b1=0.9, b2=0.95, weight_decay=0.0, grad_clip_norm=1.0, micro_batches=1)
+    )
+    # Rows and tokens of one packed batch.
+    c.batch = ConfigDict(dict(row_tokens=32_768, rows=0))
+    c.sandbox = ConfigDict(dict(address="", allow_unsafe=False, max_in_flight=256))
+    c.checkpoint = ConfigDict(dict(every_steps=10, keep=3))
+    # every_steps 0: only before and after training.
+    c.eval = ConfigDict(dict(every_steps=0, samples=3, temperature=1.0, max_tasks=0))
+    # Supervised warm start (program "sft").
+    c.sft = ConfigDict(dict(trajectories=0, careful_share=0.5, warmup_tokens=0, vocab_size=1024, rename=True))
+    return c.lock()

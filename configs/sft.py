@@ -1,0 +1,34 @@
+r"""Makes the base policy in assets/base: copies first, then proven scripted trajectories of the world.
+
+    python -m skillrl.main --config=configs/sft.py --workdir=runs/base    # about an hour on two CPU cores
+
+Stages: (1) scripted agents, careful and hasty, solve level-0 training tasks in real sandboxes, and only trajectories
+that earned the maximal reward are kept; (2) a SentencePiece tokenizer is trained on them; (3) warm-up on repeated
+random sequences, because a small decoder learns to copy far sooner that way; (4) supervised steps on the kept
+trajectories, names permuted consistently from epoch to epoch.
+"""
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    arg = common.parse_arg(arg, smoke=False)
+    c = common.base_config()
+    c.program = "sft"
+    c.policy.source = "init:tiny"
+    c.world.update(dict(seed=1, train=16 if arg.smoke else 1200, heldout_repositories=0, heldout_families=0))
+    c.sft.update(
+        dict(
+            trajectories=40 if arg.smoke else 6000,
+            warmup_tokens=20_000 if arg.smoke else 6_000_000,
+            vocab_size=600 if arg.smoke else 1024,
+        )
+    )
+    c.num_steps = 4 if arg.smoke else 3000
+    c.rollout.update(
+        dict(max_tokens=512, max_turns=6, max_observation_tokens=128, wall_s=120.0, exec_timeout_s=10.0, rows=64)
+    )
+    c.batch.update(dict(row_tokens=512, rows=8 if arg.smoke else 16))
+    c.optim.update(dict(lr=2e-3, warmup_steps=100, weight_decay=0.01))
+    c.checkpoint.every_steps = 200
+    return c

@@ -1,0 +1,130 @@
+"""Avg@k with its standard error, per skill and suite, from graded episodes."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from skillrl.skills import get_skill
+from skillrl.types import COMPOSITE_KINDS, SKILLS, Episode, Task
+
+SUITES = ("heldout_repositories", "heldout_families")
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """The k attempts at one task: their mean score in [0, 1], or None when none could be graded."""
+
+    task_id: str
+    skill: str
+    suite: str
+    # Tasks of one instance share a repository, so their scores are correlated.
+    instance_id: str
+    score: float | None
+    graded: int
+    ungradable: int
+
+
+def score_of(episode: Episode) -> float:
+    """A graded episode's reward on the scale from 0 (minimum) to 1 (maximum)."""
+    return get_skill(episode.task.skill).score(episode.outcome.reward)
+
+
+def task_scores(groups: Iterable[Sequence[Episode]]) -> list[TaskScore]:
+    scores = []
+    for group in groups:
+        task: Task = group[0].task
+        graded = [score_of(e) for e in group if e.outcome.graded]
+        mean = float(np.mean(graded)) if graded else None
+        ungradable = len(group) - len(graded)
+        scores.append(TaskScore(task.task_id, task.skill, task.split, task.instance_id, mean, len(graded), ungradable))
+    return scores
+
+
+def clustered_stderr(contributions: Mapping[str, float]) -> float:
+    """Standard error of a sum of independent clusters: sqrt(n / (n - 1) * sum((c - mean c)^2)).
+
+    Scores of tasks from one instance are correlated, so an instance is one cluster; with one task a cluster and
+    contributions score / n this is the usual standard error of the mean. NaN for fewer than two clusters.
+    """
+    values = np.array(list(contributions.values()))
+    if len(values) < 2:
+        return float("nan")
+    return float(np.sqrt(len(values) / (len(values) - 1) * np.sum((values - values.mean()) ** 2)))
+
+
+def compare(before: Sequence[TaskScore], after: Sequence[TaskScore], names: Sequence[str]) -> dict:
+    """Avg@k before and after for each skill in `names`, and their mean.
+
+    `stderr` and `mean_stderr` are of the difference after - before, paired by task and clustered by instance.
+    A task that could not be graded in one of the two is left out of both and counted in `ungradable`.
+    """
+    first = {s.task_id: s for s in before}
+    pairs = [(first[s.task_id], s) for s in after if s.task_id in first]
+    skills, total = {}, defaultdict(float)
+    present = [name for name in names if any(s.skill == name for _, s in pairs)]
+    for name in present:
+        rows = [(b, a) for b, a in pairs if a.skill == name]
+        graded = [(b, a) for b, a in rows if b.score is not None and a.score is not None]
+        clusters = defaultdict(float)
+        for b, a in graded:
+            clusters[a.instance_id] += (a.score - b.score) / len(graded)
+            total[a.instance_id] += (a.score - b.score) / len(graded) / len(present)
+        skills[name] = {
+            "before": _mean_score(b for b, _ in graded),
+            "after": _mean_score(a for _, a in graded),
+            "stderr": clustered_stderr(clusters),
+            "n": len(graded),
+            "ungradable": sum(b.ungradable + a.ungradable for b, a in rows),
+        }
+    return {
+        "skills": skills,
+        "mean_before": float(np.mean([s["before"] for s in skills.values()])) if skills else float("nan"),
+        "mean_after": float(np.mean([s["after"] for s in skills.values()])) if skills else float("nan"),
+        "mean_stderr": clustered_stderr(total),
+    }
+
+
+def _mean_score(scores: Iterable[TaskScore]) -> float:
+    values = [s.score for s in scores]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def summarise(before: Sequence[TaskScore], after: Sequence[TaskScore]) -> dict:
+    """The contents of summary.json: skills and composite kinds on held-out repositories; held-out families apart."""
+
+    def on(suite: str, names: Sequence[str]) -> dict:
+        return compare([s for s in before if s.suite == suite], [s for s in after if s.suite == suite], names)
+
+    summary = on("heldout_repositories", SKILLS)
+    summary["composite"] = on("heldout_repositories", COMPOSITE_KINDS)["skills"]
+    families = on("heldout_families", SKILLS)
+    families["composite"] = on("heldout_families", COMPOSITE_KINDS)["skills"]
+    summary["heldout_families"] = families
+    return summary
+
+
+def evaluation_tasks(tasks: Sequence[Task], kinds: Sequence[str], max_tasks: int = 0) -> list[Task]:
+    """The held-out tasks of the five skills and of the given composite kinds; at most `max_tasks` of each and suite."""
+    chosen, taken = [], defaultdict(int)
+    for task in tasks:
+        if task.split not in SUITES or task.skill not in (*SKILLS, *kinds):
+            continue
+        taken[task.split, task.skill] += 1
+        if not max_tasks or taken[task.split, task.skill] <= max_tasks:
+            chosen.append(task)
+    return chosen
+
+
+def write_scores(path: Path, scores: Sequence[TaskScore]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps([asdict(s) for s in scores], indent=1), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_scores(path: Path) -> list[TaskScore]:
+    return [TaskScore(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
