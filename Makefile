@@ -1,0 +1,23 @@
+# Each target sets up what it needs on a fresh Debian or Ubuntu machine; see launch/setup.sh.
+VENV ?= .venv
+WORKDIR ?= runs/demo
+# The oracle of the tests. On a machine without the CPU build at hand, point TORCH at one to spare a large download.
+TORCH ?= torch==2.13.0
+PYTHON_IN_VENV = $(VENV)/bin/python
+
+.PHONY: demo test check setup-demo setup-test
+demo: setup-demo
+	$(PYTHON_IN_VENV) -m skillrl.main --config=configs/tiny.py --workdir=$(WORKDIR)
+
+test: setup-test
+	$(PYTHON_IN_VENV) -m pytest
+
+check: setup-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+setup-demo:
+	@launch/setup.sh $(VENV) cpu
+
+setup-test:
+	@launch/setup.sh $(VENV) cpu,hf,dev $(TORCH)

@@ -1,0 +1,69 @@
+"""The import order of DESIGN section 2, held by the syntax tree."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# A module imports only what stands above it; modules on one line may import each other.
+ORDER = [
+    ["types", "metrics"],
+    ["tasks"],
+    ["skills"],
+    ["tokenizer", "chat"],
+    ["sharding"],
+    ["models"],
+    ["sampling"],
+    ["rollout"],
+    ["rl"],
+    ["checkpoint"],
+    ["export"],
+    ["evaluate", "report"],
+    ["demonstrators", "setup", "sft"],
+    ["train"],
+    ["main"],
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+# Offline tools that handle the hidden half of task sets; the trainer never imports them.
+OFFLINE = {"world", "build", "validate", "derive", "mutate"}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of the modules that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sources("skillrl"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_trainer_imports_only_what_stands_above(path):
+    relative = path.relative_to(ROOT / "skillrl")
+    own = relative.parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    assert own in RANK, f"{path} is not in the import order; add it to ORDER at its place"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "skillrl" and len(parts) > 1:
+            assert RANK[parts[1]] <= RANK[own], f"{path} imports {name}, which stands below it"
+        if parts[0] == "sandbox_service" and not OFFLINE & {p.removesuffix(".py") for p in relative.parts}:
+            assert parts[1] in ("client", "embedded", "sandbox_pb2"), f"{path} imports {name}: more than the contract"
+    if {"rl", "rollout"} & set(relative.parts):
+        other = "rollout" if own == "rl" else "rl"
+        assert not any(n.startswith(f"skillrl.{other}") for n in imports(path)), "only train.py knows rl and rollout"
+
+
+@pytest.mark.parametrize("path", sources("sandbox_service"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_service_needs_neither_trainer_nor_jax(path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & {"skillrl", "jax", "flax", "optax", "orbax"}
