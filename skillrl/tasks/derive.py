@@ -1,0 +1,264 @@
+"""One instance -> tasks for the five skills and bug fixing. Pure but for the writer that collects the records."""
+
+import ast
+import difflib
+import hashlib
+import io
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from sandbox_service.tasks import (
+    Environment,
+    HiddenTask,
+    Instance,
+    Overlay,
+    TaskSetWriter,
+    apply_overlay,
+    gold_overlay,
+)
+from skillrl.types import COMPOSITE_KINDS, SKILLS
+
+UNIT_TESTS_PATH = "tests/test_submission.py"
+REPRODUCTION_PATH = "tests/test_reproduction.py"
+CANDIDATE_PATH = "candidate.diff"
+
+# Lines that say nothing about a fix, whoever writes them.
+_BARE_LINES = {"return None", "return True", "return False", "continue"}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What people wrote about an instance. None of it may quote the gold change."""
+
+    # The symptom, never the place.
+    issue: str
+    # File, symbol and, in words, what must hold.
+    instruction: str
+    # What the target symbol promises.
+    contract: str
+
+
+def derive(
+    writer: TaskSetWriter,
+    instance: Instance,
+    files: Mapping[str, bytes],
+    texts: Texts,
+    *,
+    environment: Environment,
+    repository: str,
+    family: str,
+    split: str,
+    level: int,
+    target_tests: Collection[str] = (),
+    skills: Collection[str] = SKILLS + COMPOSITE_KINDS,
+) -> None:
+    """Adds the instance and its tasks (review twice: one correct and one wrong candidate) to `writer`.
+
+    `files` is the correct tree with all tests. `target_tests` are ids of tests known to reach the target (those that
+    kill a mutant); tests that use its name and the fail-to-pass tests are found here. `skills` leaves skills out.
+
+    Raises ValueError when the tree is not the instance's, the review pair is incomplete, there is no mutant, or a
+    text quotes the gold change.
+    """
+    if writer.add_tree(files) != instance.tree:
+        raise ValueError(f"{instance.instance_id}: files are not the instance's tree")
+    writer.environments[environment.environment_id] = environment
+    writer.instances.append(instance)
+
+    buggy = {**instance.bug, **without_tests(files, instance.fail_to_pass)}
+    issue = {"issue": texts.issue}
+    # Per task: skill, variant, inputs, visible, the rest of the hidden half.
+    rows = [
+        ("localization", "", issue, buggy, {}),
+        ("editing", "", {"instruction": texts.instruction}, buggy, {}),
+        ("unit_tests", "", *_unit_tests(instance, files, texts, environment, target_tests)),
+        (
+            "reproduction",
+            "",
+            {**issue, "submission_path": REPRODUCTION_PATH},
+            buggy,
+            {"submission_path": REPRODUCTION_PATH},
+        ),
+        ("bug_fixing", "", issue, buggy, {}),
+    ]
+    if "review" in skills:
+        rows += _reviews(instance, files, issue, buggy)
+    if "unit_tests" in skills and not instance.mutants:
+        raise ValueError(f"{instance.instance_id}: unit_tests needs a mutant; leave the skill out")
+    gold_lines = changed_lines(apply_overlay(files, instance.bug), gold_overlay(instance.bug, files))
+    made = []
+    for skill, variant, inputs, visible, extra in rows:
+        if skill not in skills:
+            continue
+        _check_no_leak(instance, skill, inputs, gold_lines)
+        task_id = make_task_id(instance.instance_id, skill, variant)
+        public = {
+            "task_id": task_id,
+            "skill": skill,
+            "instance_id": instance.instance_id,
+            "repository": repository,
+            "family": family,
+            "split": split,
+            "level": level,
+            "inputs": dict(inputs),
+        }
+        made.append((public, HiddenTask(task_id, skill, instance.instance_id, visible, **extra)))
+    # By id, a hash: which review of a pair comes first says nothing about its label.
+    for public, hidden in sorted(made, key=lambda pair: pair[0]["task_id"]):
+        writer.public.append(public)
+        writer.tasks.append(hidden)
+
+
+def _unit_tests(instance, files, texts, environment, target_tests):
+    named = tests_naming(files, environment.test_roots, instance.target_symbol)
+    removed = {*named, *target_tests, *instance.fail_to_pass}
+    inputs = {
+        "target": f"{instance.target_path}::{instance.target_symbol}",
+        "contract": texts.contract,
+        "submission_path": UNIT_TESTS_PATH,
+    }
+    return inputs, without_tests(files, removed), {"submission_path": UNIT_TESTS_PATH}
+
+
+def _reviews(instance, files, issue, buggy):
+    if sorted(c.correct for c in instance.candidates) != [False, True]:
+        raise ValueError(f"{instance.instance_id}: review needs one correct and one wrong candidate")
+    before = apply_overlay(files, instance.bug)
+    for index, candidate in enumerate(instance.candidates):
+        diff = unified_diff(before, candidate.overlay)
+        yield (
+            "review",
+            str(index),
+            {**issue, "diff": diff},
+            {**buggy, CANDIDATE_PATH: diff},
+            {"candidate": index},
+        )
+
+
+def make_task_id(instance_id: str, skill: str, variant: str) -> str:
+    return hashlib.sha256(f"{instance_id}|{skill}|{variant}".encode()).hexdigest()[:16]
+
+
+def _check_no_leak(instance: Instance, skill: str, inputs: Mapping[str, str], gold_lines: Iterable[str]) -> None:
+    for name, text in inputs.items():
+        if name == "diff":
+            continue
+        for line in gold_lines:
+            if line in text:
+                raise ValueError(f"{instance.instance_id}: {name} of {skill} quotes the gold change {line!r}")
+
+
+def changed_lines(before: Mapping[str, bytes], overlay: Overlay) -> set[str]:
+    """Stripped lines that `overlay` adds to `before`, without those that carry no content."""
+    lines = set()
+    for path, text in overlay.items():
+        old = before.get(path, b"").decode().splitlines()
+        for line in difflib.ndiff(old, (text or "").splitlines()):
+            if line.startswith("+ "):
+                lines.add(line[2:].strip())
+    return {line for line in lines if len(line) >= 8 and line not in _BARE_LINES}
+
+
+def unified_diff(before: Mapping[str, bytes], overlay: Overlay) -> str:
+    """The overlay as a diff that `patch -p1` applies to `before`."""
+    return "".join(_file_diff(path, before.get(path), overlay[path]) for path in sorted(overlay))
+
+
+def _file_diff(path: str, old: bytes | None, new: str | None) -> str:
+    lines = difflib.unified_diff(
+        _split((old or b"").decode()),
+        _split(new or ""),
+        "/dev/null" if old is None else f"a/{path}",
+        "/dev/null" if new is None else f"b/{path}",
+    )
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def _split(text: str) -> list[str]:
+    """Lines with their ends, as Python and patch count them (str.splitlines also breaks at form feeds)."""
+    return io.StringIO(text, newline="").readlines()
+
+
+def tests_naming(files: Mapping[str, bytes], test_roots: Iterable[str], symbol: str) -> set[str]:
+    """Ids of the tests whose code, or a helper of the same file that they use, mentions the symbol by name."""
+    parts = symbol.split(".")
+    # A dunder method is used through its class.
+    name = parts[-2] if parts[-1].startswith("__") and len(parts) > 1 else parts[-1]
+    roots = tuple(root.rstrip("/") for root in test_roots)
+    found = set()
+    for path, data in files.items():
+        inside = any(path == r or path.startswith(r + "/") for r in roots)
+        if inside and path.endswith(".py") and name.encode() in data:
+            found |= {f"{path}::{test}" for test in _tests_reaching(ast.parse(data), name)}
+    return found
+
+
+def _tests_reaching(tree: ast.Module, name: str) -> set[str]:
+    uses = {}
+    for owner, node in _functions(tree):
+        names = {
+            n.id if isinstance(n, ast.Name) else n.attr
+            for n in ast.walk(node)
+            if isinstance(n, ast.Name | ast.Attribute)
+        }
+        # A fixture is used by naming it as a parameter.
+        uses[f"{owner}{node.name}"] = names | {a.arg for a in node.args.args}
+    reached, size = {name}, 0
+    while len(reached) > size:
+        size = len(reached)
+        reached |= {q.rsplit("::", 1)[-1] for q, names in uses.items() if names & reached}
+    return {q for q, names in uses.items() if names & reached and _is_test(q)}
+
+
+def _is_test(qualified: str) -> bool:
+    return qualified.rsplit("::", 1)[-1].startswith("test")
+
+
+def _functions(tree: ast.Module):
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield f"{node.name}::", item
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield "", node
+
+
+def without_tests(files: Mapping[str, bytes], test_ids: Iterable[str]) -> dict[str, str | None]:
+    """Overlay that removes the test functions with these ids (whole functions; parametrized ids remove all cases).
+
+    A file without any test left is deleted.
+    """
+    by_path: dict[str, set[str]] = {}
+    for test_id in test_ids:
+        path, _, name = test_id.partition("::")
+        by_path.setdefault(path, set()).add(name.partition("[")[0])
+    return {path: _remove_functions(files[path].decode(), names) for path, names in sorted(by_path.items())}
+
+
+def _remove_functions(text: str, names: Collection[str]) -> str | None:
+    tree = ast.parse(text)
+    spans, kept = [], 0
+    for node in tree.body:
+        prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+        members = [n for owner, n in _functions(ast.Module([node], [])) if owner == prefix]
+        tests = [n for n in members if n.name.startswith("test")]
+        gone = [n for n in tests if prefix + n.name in names]
+        kept += len(tests) - len(gone)
+        # A class whose tests are all removed goes as a whole: an empty body would not parse.
+        spans += map(_span, [node] if prefix and tests and len(gone) == len(tests) else gone)
+    if not kept:
+        return None
+    lines = _split(text)
+    for start, end in sorted(spans, reverse=True):
+        del lines[start:end]
+        while start < len(lines) and not lines[start].strip():
+            del lines[start]
+        if start == len(lines):
+            while lines and not lines[-1].strip():
+                del lines[-1]
+    return "".join(lines)
+
+
+def _span(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> tuple[int, int]:
+    return min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1, node.end_lineno
