@@ -1,0 +1,109 @@
+"""One self-contained page about a run: reward curves per skill, the before/after table, episodes to browse."""
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from skillrl.metrics import read_metrics
+from skillrl.types import COMPOSITE_KINDS, SKILLS, Episode
+
+COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed")
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1f2937}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;border-bottom:1px solid #e5e7eb;text-align:right}
+td:first-child,th:first-child{text-align:left}details{border:1px solid #e5e7eb;border-radius:6px;margin:.4rem 0}
+summary{padding:.4rem .8rem;cursor:pointer}pre{white-space:pre-wrap;margin:0;padding:.5rem .8rem;font-size:13px}
+.user{background:#f3f4f6}.assistant{background:#eff6ff}.tool{background:#fefce8}.note{color:#6b7280}
+.role{font:600 11px system-ui;text-transform:uppercase;color:#6b7280;padding:.4rem .8rem 0}
+"""
+
+
+def curves(rows: Sequence[Mapping], metric: str, skills: Sequence[str], *, window: int = 5) -> str:
+    """An SVG of `SKILL/metric` over steps, each smoothed by a trailing mean of `window` steps."""
+    width, height, left, bottom = 940, 300, 40, 30
+    steps = [row["step"] for row in rows]
+    if not steps:
+        return '<p class="note">No step was logged.</p>'
+    span = max(max(steps) - min(steps), 1)
+
+    def point(step: float, value: float) -> str:
+        x = left + (step - min(steps)) / span * (width - left - 10)
+        return f"{x:.1f},{(height - bottom) - value * (height - bottom - 10):.1f}"
+
+    lines = []
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = point(min(steps), tick).split(",")[1]
+        lines.append(f'<line x1="{left}" x2="{width}" y1="{y}" y2="{y}" stroke="#e5e7eb"/>')
+        lines.append(f'<text x="4" y="{float(y) + 4}" font-size="11" fill="#6b7280">{tick:.2f}</text>')
+    legend = []
+    for skill, colour in zip(skills, COLOURS, strict=False):
+        seen = [(row["step"], row[f"{skill}/{metric}"]) for row in rows if f"{skill}/{metric}" in row]
+        smooth = [
+            (step, sum(v for _, v in seen[max(0, i - window + 1) : i + 1]) / min(i + 1, window))
+            for i, (step, _) in enumerate(seen)
+        ]
+        path = " ".join(point(step, value) for step, value in smooth)
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        legend.append(f'<span style="color:{colour}">&#9632;</span> {html.escape(skill)}')
+    axis = f'<text x="{width - 60}" y="{height - 6}" font-size="11" fill="#6b7280">step {max(steps)}</text>'
+    body = "".join(lines) + axis
+    return f'<svg viewBox="0 0 {width} {height}" role="img">{body}</svg><p>{" &nbsp; ".join(legend)}</p>'
+
+
+def _rows(scores: Mapping[str, Mapping]) -> str:
+    cells = []
+    for name, s in scores.items():
+        cells.append(
+            f"<tr><td>{html.escape(name)}</td><td>{s['before']:.3f}</td><td>{s['after']:.3f}</td>"
+            f"<td>{s['after'] - s['before']:+.3f}</td><td>{s['stderr']:.3f}</td><td>{s['n']}</td>"
+            f"<td>{s['ungradable']}</td></tr>"
+        )
+    return "".join(cells)
+
+
+def score_table(summary: Mapping) -> str:
+    """The before/after table of one suite, as in summary.json."""
+    mean = (
+        f"<tr><th>mean of the skills</th><th>{summary['mean_before']:.3f}</th><th>{summary['mean_after']:.3f}</th>"
+        f"<th>{summary['mean_after'] - summary['mean_before']:+.3f}</th><th>{summary['mean_stderr']:.3f}</th>"
+        "<th></th><th></th></tr>"
+    )
+    head = "<tr><th>Avg@k, 0 to 1</th><th>before</th><th>after</th><th>change</th><th>s.e. of change</th>"
+    head += "<th>tasks</th><th>ungradable</th></tr>"
+    return f"<table>{head}{_rows(summary['skills'])}{mean}{_rows(summary['composite'])}</table>"
+
+
+def episode_html(episode: Episode) -> str:
+    reward = f"reward {episode.outcome.reward:g}" if episode.outcome.graded else f"ungradable: {episode.outcome.reason}"
+    parts = [
+        f'<div class="role">{t.role}</div><pre class="{t.role}">{html.escape(t.text)}</pre>' for t in episode.turns
+    ]
+    components = ", ".join(f"{name} {value:g}" for name, value in sorted(episode.outcome.components.items()))
+    title = f"{episode.task.skill} · {reward} · {episode.status.value} · {episode.episode_id}"
+    note = f'<p class="note" style="padding:0 .8rem">{html.escape(components)}</p>'
+    return f"<details><summary>{html.escape(title)}</summary>{''.join(parts)}{note}</details>"
+
+
+def write_report(workdir: Path, title: str, facts: Mapping[str, object], episodes: Iterable[Episode]) -> Path:
+    """Writes WORKDIR/report.html from the workdir's metrics and summary, and the given sample of episodes."""
+    rows = read_metrics(workdir)
+    summary_file = workdir / "summary.json"
+    tables = '<p class="note">Not evaluated yet.</p>'
+    if summary_file.exists():
+        summary = json.loads(summary_file.read_text(encoding="utf-8"))
+        tables = "<h2>Held-out repositories</h2>" + score_table(summary)
+        tables += "<h2>Held-out families (no shared code)</h2>" + score_table(summary["heldout_families"])
+    sample = "".join(map(episode_html, episodes)) or '<p class="note">No episode was kept.</p>'
+    listed = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    known = [s for s in (*SKILLS, *COMPOSITE_KINDS) if any(f"{s}/score" in row for row in rows)]
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><table>{listed}</table>{tables}"
+        f"<h2>Score of training episodes, by step</h2>{curves(rows, 'score', known)}"
+        f"<h2>Share of groups without variance</h2>{curves(rows, 'zero_variance', known)}"
+        f"<h2>Episodes</h2><p class='note'>A sample; all of them are in episodes/*.jsonl.</p>{sample}</html>"
+    )
+    path = workdir / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
