@@ -1,0 +1,1 @@
+"""The policy: configuration, decoder, cache, Hugging Face weights."""

@@ -1,0 +1,1 @@
+"""Learning: outcomes, advantages, losses, packing, learner."""
