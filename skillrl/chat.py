@@ -61,6 +61,7 @@ class ChatFormat(Protocol):
     For every conversation: `render(messages)[0]` equals the prompt, the turns and the bridges one after the other.
     """
 
+    tokenizer: Tokenizer
     # The token that ends an assistant turn.
     stop_id: int
 
@@ -76,8 +77,8 @@ class ChatFormat(Protocol):
         """Reads a sampled turn; never raises."""
         ...
 
-    def bridge(self, tool_output: str, *, ended: bool = True) -> list[int]:
-        """A tool's reply and the next assistant turn opened; `ended=False` first closes a turn that was cut off."""
+    def bridge(self, tool_output: str) -> list[int]:
+        """A tool's reply and the next assistant turn opened."""
         ...
 
     def render(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
@@ -119,9 +120,8 @@ class CompactChat:
         name, *args = (self.tokenizer.decode(part) for part in _split(body, self._arg))
         return ToolCall(name, tuple(args))
 
-    def bridge(self, tool_output: str, *, ended: bool = True) -> list[int]:
-        closing = [] if ended else [self.stop_id]
-        return [*closing, self._tool, *self.tokenizer.encode(tool_output), self.stop_id, self._assistant]
+    def bridge(self, tool_output: str) -> list[int]:
+        return [self._tool, *self.tokenizer.encode(tool_output), self.stop_id, self._assistant]
 
     def render(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         ids: list[int] = []

@@ -24,7 +24,6 @@ def test_example_of_the_docstring(chat):
     call = [special(tok.CALL), *encode("bash"), special(tok.ARG), *encode("ls -a"), end]
     assert chat.encode_assistant(ToolCall("bash", ("ls -a",))) == call
     assert chat.bridge("a.py") == [special(tok.TOOL), *encode("a.py"), end, special(tok.ASSISTANT)]
-    assert chat.bridge("a.py", ended=False) == [end, *chat.bridge("a.py")]
     assert chat.encode_assistant(Final("Done.")) == [*encode("Done."), end]
 
 

@@ -1,0 +1,1 @@
+"""Episodes: the agent, its tools, the sandbox, and many of them at once."""

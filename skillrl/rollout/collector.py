@@ -1,0 +1,89 @@
+"""Many episodes at once: groups of episodes of the same task, bounded in flight, none lost for another's fault."""
+
+import asyncio
+import collections
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+
+from skillrl.chat import ChatFormat
+from skillrl.rollout.agents import Agents
+from skillrl.rollout.episode import Attempt, Budgets, run_episode
+from skillrl.rollout.sandbox import Sandbox
+from skillrl.types import Episode, Task
+
+logger = logging.getLogger(__name__)
+
+
+def episode_seed(seed: int, group_id: str, member: int) -> int:
+    """A 31-bit random seed that depends on nothing but its arguments, whatever else runs."""
+    digest = hashlib.blake2b(f"{seed}/{group_id}/{member}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Collector:
+    """Plays groups of episodes. The workspaces of episodes in flight are bounded by `max_in_flight`."""
+
+    def __init__(
+        self,
+        agents: Agents,
+        sandbox: Sandbox,
+        chat: ChatFormat,
+        budgets: Budgets,
+        *,
+        max_in_flight: int = 256,
+        reward_mode: str = "paper",
+    ):
+        self._agents, self._sandbox, self._chat, self._budgets = agents, sandbox, chat, budgets
+        self._max_in_flight, self._reward_mode = max_in_flight, reward_mode
+
+    async def collect(
+        self,
+        tasks: Sequence[Task],
+        group_size: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        on_done: Callable[[Episode], None] = lambda episode: None,
+    ) -> list[list[Episode]]:
+        """One group of `group_size` episodes for each task, in the order of `tasks`.
+
+        An episode that a fault made ungradable is played once more in a fresh session; if that fails too, it stays
+        in its group as ungradable. `on_done` is called with each finished episode. Cancelling closes all sessions.
+        """
+        slots = asyncio.Semaphore(self._max_in_flight)
+        seen: collections.Counter[str] = collections.Counter()
+        members = []
+        for task in tasks:
+            # The same task may come twice in one call: two groups, with different seeds.
+            group_id = f"{task.task_id}/{seed}.{seen[task.task_id]}"
+            seen[task.task_id] += 1
+            for member in range(group_size):
+                attempt = Attempt(
+                    task=task,
+                    group_id=group_id,
+                    episode_id=f"{group_id}/{member}",
+                    seed=episode_seed(seed, group_id, member),
+                    temperature=temperature,
+                    reward_mode=self._reward_mode,
+                )
+                members.append(self._member(attempt, slots, on_done))
+        episodes = await asyncio.gather(*members)
+        return [episodes[i : i + group_size] for i in range(0, len(episodes), group_size)]
+
+    async def _member(self, attempt: Attempt, slots: asyncio.Semaphore, on_done) -> Episode:
+        async with slots:
+            episode = await self._play(attempt)
+            # A fault of the task itself would come again.
+            if episode.outcome.reason in ("infra", "grader"):
+                episode = await self._play(attempt)
+        try:
+            on_done(episode)
+        except Exception:
+            logger.exception("the progress callback failed on episode %s", episode.episode_id)
+        return episode
+
+    async def _play(self, attempt: Attempt) -> Episode:
+        return await run_episode(
+            attempt, agents=self._agents, sandbox=self._sandbox, chat=self._chat, budgets=self._budgets
+        )

@@ -1,0 +1,41 @@
+"""What an episode needs of the sandbox service; `sandbox_service.client` provides it."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from sandbox_service import sandbox_pb2 as pb
+from skillrl.skills import Submission
+from skillrl.types import UNGRADABLE_REASONS, Outcome
+
+
+class Session(Protocol):
+    """One workspace. Every method raises when the service, not the agent's request, is at fault."""
+
+    async def exec(self, command: str, *, timeout_s: float) -> pb.ExecReply: ...
+
+    async def str_replace(
+        self, command: "pb.StrReplaceRequest.Command", path: str, *, new_text: str = "", old_text: str = ""
+    ) -> pb.StrReplaceReply: ...
+
+    async def score(self, submission: pb.Submission, *, reward_mode: str) -> pb.ScoreReply: ...
+
+
+class Sandbox(Protocol):
+    """Opens sessions. Leaving the context closes the session, also when the episode is cancelled."""
+
+    def session(self, *, task_set: str, task_id: str, skill: str) -> AbstractAsyncContextManager[Session]: ...
+
+
+def submission_message(submission: Submission) -> pb.Submission:
+    return pb.Submission(
+        files=submission.files, judgment=submission.judgment, review=submission.review, missing=submission.missing
+    )
+
+
+def outcome_of(reply: pb.ScoreReply) -> Outcome:
+    """A graded or ungradable outcome; a reason that this client does not know counts as the grader's fault."""
+    if reply.graded:
+        return Outcome(reward=reply.reward, components=dict(reply.components), detail=reply.detail)
+    if reply.reason in UNGRADABLE_REASONS:
+        return Outcome(reward=None, components=dict(reply.components), reason=reply.reason, detail=reply.detail)
+    return Outcome(reward=None, reason="grader", detail=f"unknown reason {reply.reason!r}: {reply.detail}")

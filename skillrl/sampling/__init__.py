@@ -1,0 +1,1 @@
+"""Sampling turns of many episodes at once from one policy."""
