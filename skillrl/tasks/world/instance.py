@@ -1,0 +1,213 @@
+"""A generated repository with its bug, and the proof of everything it claims."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sandbox_service.tasks import (
+    Candidate,
+    Environment,
+    Instance,
+    Overlay,
+    TaskSetWriter,
+    apply_overlay,
+    gold_overlay,
+    pack_tree,
+)
+from skillrl.tasks.derive import Texts, derive
+from skillrl.tasks.world.prove import Suite
+
+ENVIRONMENT = Environment(environment_id="world", packages=(), source_roots=(".",), test_roots=("tests",))
+MAX_MUTANTS = 16
+
+
+class Unproven(Exception):
+    """A draft whose claims do not hold; the generator draws another."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a public function, as Python source, and the value it must give."""
+
+    source: str
+    value: str
+
+    @property
+    def check(self) -> str:
+        return f"assert {self.source} == {self.value}"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replaces text that occurs exactly once in a file."""
+
+    path: str
+    old: str
+    new: str
+
+    def overlay(self, files: Mapping[str, bytes]) -> dict[str, str]:
+        text = files[self.path].decode()
+        if text.count(self.old) != 1:
+            raise Unproven(f"{self.path}: {self.old!r} occurs {text.count(self.old)} times")
+        return {self.path: text.replace(self.old, self.new)}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What solves the tasks of an instance. For scripted agents and warm starts; never part of a task set."""
+
+    # On the buggy tree: the fix, whole lines each.
+    edits: tuple[Edit, ...]
+    # The calls that the issue names: the first is wrong on the buggy tree, the second is right.
+    issue_calls: tuple[Call, ...]
+    # Calls of the target that together kill every mutant.
+    target_calls: tuple[Call, ...]
+    # The two submitted files.
+    unit_tests: str
+    reproduction: str
+
+
+@dataclass(frozen=True)
+class GeneratedInstance:
+    instance: Instance
+    # The correct tree, all tests included.
+    files: Mapping[str, bytes]
+    texts: Texts
+    repository: str
+    family: str
+    split: str
+    level: int
+    # Tests that fail on at least one mutant.
+    target_tests: tuple[str, ...]
+    solution: Solution
+
+    def add_to(self, writer: TaskSetWriter) -> None:
+        derive(
+            writer,
+            self.instance,
+            self.files,
+            self.texts,
+            environment=ENVIRONMENT,
+            repository=self.repository,
+            family=self.family,
+            split=self.split,
+            level=self.level,
+            target_tests=self.target_tests,
+        )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a level's generator claims; `prove` makes an instance of it or raises Unproven."""
+
+    repository: str
+    family: str
+    files: Mapping[str, bytes]
+    # On the correct tree: plants the bug.
+    bug: Sequence[Edit]
+    # On the correct tree, one each.
+    mutants: Sequence[Edit]
+    # On the buggy tree: a plausible change that does not solve the issue.
+    wrong_fix: Sequence[Edit]
+    target_path: str
+    target_symbol: str
+    texts: Texts
+    issue_calls: tuple[Call, ...]
+    target_calls: tuple[Call, ...]
+    # Import lines for the issue's and the target's calls.
+    issue_import: str
+    target_import: str
+
+
+def prove(draft: Draft, instance_id: str, *, split: str, level: int, min_mutants: int = 3) -> GeneratedInstance:
+    """Runs the suite on the correct tree, the bug, every mutant and the wrong fix. Raises Unproven.
+
+    Mutants that the suite does not kill are left out.
+    """
+    files = draft.files
+    # Bodies without loops cannot run away; tracing costs an order of magnitude.
+    limited = level > 0
+    gold = Suite(files, limited=limited).results()
+    if not all(gold.values()):
+        raise Unproven(f"fails on the correct tree: {[t for t, ok in gold.items() if not ok]}")
+    bug = _overlay(files, draft.bug)
+    buggy_files = apply_overlay(files, bug)
+    fixed = gold_overlay(bug, files)
+    buggy = Suite(files, bug, limited=limited)
+    failing = {t for t, ok in buggy.results().items() if not ok}
+    if not failing or len(failing) * 2 > len(gold):
+        raise Unproven(f"{len(failing)} of {len(gold)} tests fail on the bug")
+    killed, target_tests = [], set()
+    for mutant in draft.mutants[:MAX_MUTANTS]:
+        overlay = mutant.overlay(files)
+        by = {t for t, ok in Suite(files, overlay, limited=limited).results().items() if not ok}
+        if by and not _all_hold(Suite(files, overlay, limited=limited), draft.target_import, draft.target_calls):
+            killed.append(overlay)
+            target_tests |= by
+    if len(killed) < min_mutants:
+        raise Unproven(f"{len(killed)} mutants are killed")
+    wrong = _overlay(buggy_files, draft.wrong_fix)
+    wrong_files = apply_overlay(buggy_files, wrong)
+    if all(Suite(wrong_files, limited=limited).results().values()):
+        raise Unproven("the wrong fix passes the suite")
+    _check_issue(draft, buggy, Suite(files, limited=limited))
+    # Which candidate comes first must not depend on its label.
+    candidates = [Candidate(fixed, True), Candidate(wrong, False)]
+    if hashlib.sha256(instance_id.encode()).digest()[0] % 2:
+        candidates.reverse()
+    instance = Instance(
+        instance_id=instance_id,
+        environment_id=ENVIRONMENT.environment_id,
+        tree=hashlib.sha256(pack_tree(files)).hexdigest(),
+        bug=bug,
+        fail_to_pass=tuple(sorted(failing)),
+        pass_to_pass=tuple(sorted(gold.keys() - failing)),
+        target_path=draft.target_path,
+        target_symbol=draft.target_symbol,
+        mutants=tuple(killed),
+        candidates=tuple(candidates),
+    )
+    return GeneratedInstance(
+        instance=instance,
+        files=files,
+        texts=draft.texts,
+        repository=draft.repository,
+        family=draft.family,
+        split=split,
+        level=level,
+        target_tests=tuple(sorted(target_tests)),
+        solution=Solution(
+            edits=tuple(Edit(e.path, e.new, e.old) for e in draft.bug),
+            issue_calls=draft.issue_calls,
+            target_calls=draft.target_calls,
+            unit_tests=submission(draft.target_import, draft.target_symbol, draft.target_calls),
+            reproduction=submission(draft.issue_import, "reproduction", draft.issue_calls),
+        ),
+    )
+
+
+def _overlay(files: Mapping[str, bytes], edits: Sequence[Edit]) -> Overlay:
+    files, overlay = dict(files), {}
+    for edit in edits:
+        change = edit.overlay(files)
+        overlay.update(change)
+        files = apply_overlay(files, change)
+    return overlay
+
+
+def _check_issue(draft: Draft, buggy: Suite, correct: Suite) -> None:
+    wrong, *right = draft.issue_calls
+    if not _all_hold(correct, draft.issue_import, draft.issue_calls):
+        raise Unproven("a call of the issue is wrong on the correct tree")
+    if _all_hold(buggy, draft.issue_import, [wrong]) or not _all_hold(buggy, draft.issue_import, right):
+        raise Unproven("not exactly the first call of the issue is wrong on the bug")
+
+
+def _all_hold(suite: Suite, import_line: str, calls: Sequence[Call]) -> bool:
+    return suite.check("\n".join([import_line, *(call.check for call in calls)]))
+
+
+def submission(import_line: str, name: str, calls: Sequence[Call]) -> str:
+    """A test file with one test of these calls."""
+    lines = [import_line, "", "", f"def test_{name.replace('.', '_').lower()}():", *(f"    {c.check}" for c in calls)]
+    return "\n".join(lines) + "\n"
