@@ -1,0 +1,167 @@
+"""python -m sandbox_service: serves task sets on a loopback port or a unix socket.
+
+Exit codes: 0 stopped, 2 bad arguments or task set, 3 isolation does not hold here.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sandbox_service.backends.base import Backend, Isolation
+from sandbox_service.backends.jail import JailBackend
+from sandbox_service.backends.unsafe import UnsafeBackend
+from sandbox_service.embedded import EXIT_BAD_INPUT, EXIT_NO_ISOLATION, READY
+from sandbox_service.errors import BadRequest, IsolationError, TaskSetError
+from sandbox_service.graders import grade
+from sandbox_service.policy import Policy
+from sandbox_service.runner import Runner
+from sandbox_service.server import Identity, Server
+from sandbox_service.sessions import Sessions
+from sandbox_service.tasks import TaskSet, read_task_set
+from sandbox_service.workspaces import Trees
+
+GRACE_S = 20.0
+# When the parent has died nobody waits for answers; a stop that hangs is cut short after this.
+ORPHAN_EXIT_S = 10.0
+PR_SET_PDEATHSIG = 1
+BANNER = """\
+**********************************************************************
+* --allow-unsafe: commands of the agent are NOT fully isolated here. *
+* Use it for code you trust alone. Every outcome is marked unsafe.   *
+**********************************************************************"""
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sandbox_service", description=__doc__.partition("\n")[0])
+    parser.add_argument("--tasks", action="append", required=True, type=Path, metavar="DIR", help="a task set")
+    parser.add_argument("--bind", default="127.0.0.1:50051", help="HOST:PORT on loopback, or unix:PATH")
+    parser.add_argument("--backend", choices=("jail", "unsafe"), default="jail")
+    parser.add_argument("--allow-unsafe", action="store_true", help="serve although isolation does not hold")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="working folder; a temporary one by default")
+    parser.add_argument("--max-sessions", type=int, default=Policy.max_sessions)
+    parser.add_argument("--exit-with-parent", action="store_true", help="stop at the end of stdin or of the parent")
+    options = parser.parse_args(argv)
+    if options.backend == "unsafe" and not options.allow_unsafe:
+        parser.error("--backend=unsafe isolates nothing and needs --allow-unsafe")
+    if options.max_sessions < 1:
+        parser.error("--max-sessions must be at least 1")
+    return options
+
+
+async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state: Path) -> None:
+    """Serves until SIGTERM, SIGINT or the parent's end."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    orphaned = watch_parent(stop) if options.exit_with_parent else lambda: False
+    backend = make_backend(options.backend, state)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(backend.stop)
+        trees = Trees(state / "trees")
+        runner = Runner(backend, trees)
+        policy = Policy(max_sessions=options.max_sessions)
+        sessions = Sessions(backend, trees, task_sets, lambda request: grade(request, runner), policy)
+        server = Server(sessions, options.bind)
+        address = await server.start()
+        stack.push_async_callback(lambda: server.stop(0.0 if orphaned() else GRACE_S))
+        isolation = await unless_stopped(prove_isolation(backend, options.allow_unsafe), stop)
+        if isolation is None:
+            return
+        await server.serving(Identity(backend.name, isolation, options.allow_unsafe))
+        print(f"{READY}{address}", flush=True)
+        expiring = asyncio.create_task(sessions.keep_expiring())
+        await stop.wait()
+        expiring.cancel()
+
+
+def make_backend(name: str, state: Path) -> Backend:
+    return {"jail": JailBackend, "unsafe": UnsafeBackend}[name](state / "workspaces")
+
+
+async def prove_isolation(backend: Backend, allow_unsafe: bool) -> Isolation:
+    """Starts the backend and attacks it. Raises IsolationError with the remedy when something does not hold."""
+    await backend.start()
+    isolation = await backend.self_test()
+    print(f"backend {backend.name}; enforced: {', '.join(sorted(isolation.enforced)) or 'nothing'}")
+    if isolation.unenforced:
+        failures = "\n".join(f"  {name}: {evidence}" for name, evidence in sorted(isolation.unenforced.items()))
+        if not allow_unsafe:
+            raise IsolationError(
+                f"isolation does not hold on this host:\n{failures}\n"
+                "Run on a host where it does, or pass --allow-unsafe for code that you trust."
+            )
+        print(f"NOT enforced:\n{failures}")
+    if allow_unsafe:
+        print(BANNER, file=sys.stderr)
+    return isolation
+
+
+async def unless_stopped(work, stop: asyncio.Event):
+    """The work's result; None when `stop` comes first."""
+    tasks = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    return None if tasks[0].cancelled() else tasks[0].result()
+
+
+def watch_parent(stop: asyncio.Event):
+    """Sets `stop` when the parent dies; returns a function that says whether it has."""
+    loop, parent, gone = asyncio.get_running_loop(), os.getppid(), threading.Event()
+
+    def leave() -> None:
+        gone.set()
+        loop.call_soon_threadsafe(stop.set)
+        time.sleep(ORPHAN_EXIT_S)
+        os._exit(1)
+
+    def read_to_the_end() -> None:
+        while os.read(0, 4096):
+            pass
+        leave()
+
+    def check() -> None:
+        # The kernel sends the signal when the parent's *thread* that made us ends; the process may live on.
+        if os.getppid() != parent:
+            threading.Thread(target=leave, daemon=True).start()
+
+    loop.add_signal_handler(signal.SIGUSR1, check)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1, 0, 0, 0)
+    threading.Thread(target=read_to_the_end, daemon=True).start()
+    return gone.is_set
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    state = options.state or Path(tempfile.mkdtemp(prefix="sandbox-state-"))
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        task_sets = [read_task_set(path) for path in options.tasks]
+        asyncio.run(serve(options, task_sets, state))
+    except (TaskSetError, BadRequest) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except IsolationError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return EXIT_NO_ISOLATION
+    finally:
+        if options.state is None:
+            shutil.rmtree(state, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
