@@ -128,12 +128,11 @@ class _Run:
             # The agent (a row of the sampler's cache) is freed before grading, the session after it.
             async with agents.open(task, seed=attempt.seed, temperature=attempt.temperature) as agent:
                 with self.timed("tools"):
-                    session = await stack.enter_async_context(
-                        sandbox.session(task_set=task.task_set, task_id=task.task_id, skill=task.skill)
-                    )
+                    session = await sandbox.open(task.task_set, task.task_id, task.skill)
+                    stack.push_async_callback(session.close)
                 status, submission = await self._within_wall(agent, session, prompt, prompt_ids)
             with self.timed("grading"):
-                reply = await session.score(submission_message(submission), reward_mode=attempt.reward_mode)
+                reply = await session.score(submission_message(submission), attempt.reward_mode)
         return status, outcome_of(reply)
 
     async def _within_wall(self, agent, session, prompt, prompt_ids) -> tuple[Status, Submission]:

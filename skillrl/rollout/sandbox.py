@@ -1,6 +1,5 @@
 """What an episode needs of the sandbox service; `sandbox_service.client` provides it."""
 
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from sandbox_service import sandbox_pb2 as pb
@@ -9,21 +8,25 @@ from skillrl.types import UNGRADABLE_REASONS, Outcome
 
 
 class Session(Protocol):
-    """One workspace. Every method raises when the service, not the agent's request, is at fault."""
+    """One workspace. Calls raise when the service, not the agent's request, is at fault."""
 
-    async def exec(self, command: str, *, timeout_s: float) -> pb.ExecReply: ...
+    async def exec(self, command: str, timeout_s: float) -> pb.ExecReply: ...
 
     async def str_replace(
-        self, command: "pb.StrReplaceRequest.Command", path: str, *, new_text: str = "", old_text: str = ""
+        self, command: str, path: str, new_text: str = "", old_text: str = ""
     ) -> pb.StrReplaceReply: ...
 
-    async def score(self, submission: pb.Submission, *, reward_mode: str) -> pb.ScoreReply: ...
+    async def score(self, submission: pb.Submission, reward_mode: str) -> pb.ScoreReply: ...
+
+    async def close(self) -> None:
+        """Safe to repeat; never raises."""
+        ...
 
 
 class Sandbox(Protocol):
-    """Opens sessions. Leaving the context closes the session, also when the episode is cancelled."""
+    """Opens sessions. A cancelled `open` leaves none behind."""
 
-    def session(self, *, task_set: str, task_id: str, skill: str) -> AbstractAsyncContextManager[Session]: ...
+    async def open(self, task_set: str, task_id: str, skill: str) -> Session: ...
 
 
 def submission_message(submission: Submission) -> pb.Submission:

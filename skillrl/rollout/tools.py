@@ -19,11 +19,8 @@ USAGE = (
     "use bash(command), str_replace(view, path), str_replace(create, path, text) or "
     "str_replace(replace, path, old, new)"
 )
-_SUBCOMMANDS = {  # name -> (command, number of arguments after the name)
-    "view": (pb.StrReplaceRequest.VIEW, 1),
-    "create": (pb.StrReplaceRequest.CREATE, 2),
-    "replace": (pb.StrReplaceRequest.REPLACE, 3),
-}
+# Commands of str_replace and how many arguments follow each.
+_ARGUMENTS = {"view": 1, "create": 2, "replace": 3}
 _ENDINGS = {
     pb.OUT_OF_MEMORY: "[out of memory]",
     pb.OUT_OF_PROCESSES: "[too many processes]",
@@ -45,11 +42,10 @@ async def run_tool(session: Session, call: ToolCall, *, exec_timeout_s: float) -
     if fault:
         return Observation(f"[error: {fault}; {USAGE}]", valid=False)
     if call.name == "bash":
-        return Observation(exec_observation(await session.exec(call.args[0], timeout_s=exec_timeout_s)))
-    subcommand, path, *texts = call.args
-    command, _ = _SUBCOMMANDS[subcommand]
-    *old, new = texts or [""]
-    reply = await session.str_replace(command, path, new_text=new, old_text=old[0] if old else "")
+        return Observation(exec_observation(await session.exec(call.args[0], exec_timeout_s)))
+    command, path, *texts = call.args
+    old, new = ["", "", *texts][-2:]
+    reply = await session.str_replace(command, path, new_text=new, old_text=old)
     return Observation(reply.output if reply.ok else f"[error] {reply.output}")
 
 
@@ -61,9 +57,9 @@ def fault_of(call: ToolCall) -> str:
         return "" if len(call.args) == 1 else f"bash takes 1 argument, not {len(call.args)}"
     if call.name != "str_replace":
         return f"unknown tool {call.name[:40]!r}"
-    if not call.args or call.args[0] not in _SUBCOMMANDS:
+    if not call.args or call.args[0] not in _ARGUMENTS:
         return f"unknown command {call.args[0][:40]!r}" if call.args else "str_replace needs a command"
-    expected, given = _SUBCOMMANDS[call.args[0]][1], len(call.args) - 1
+    expected, given = _ARGUMENTS[call.args[0]], len(call.args) - 1
     return "" if given == expected else f"str_replace {call.args[0]} takes {expected} more arguments, not {given}"
 
 
