@@ -7,6 +7,7 @@ chosen by measured kill rate. A site is kept if the function still parses and it
 
 import ast
 import bisect
+import functools
 import random
 import re
 from collections import defaultdict
@@ -87,14 +88,15 @@ _METHODS = {
 }
 
 
-def sites(source: str) -> list[Site]:
+@functools.lru_cache(maxsize=64)
+def sites(source: str) -> tuple[Site, ...]:
     """All mutation sites of a module, in source order. Raises SyntaxError when it does not parse."""
     finder = _Finder(source)
     finder.visit(ast.parse(source))
     kept = {}
     for site in finder.found:
         kept.setdefault((site.start, site.end, site.replacement), site)
-    return sorted(kept.values(), key=lambda s: (s.start, s.end, s.replacement))
+    return tuple(sorted(kept.values(), key=lambda s: (s.start, s.end, s.replacement)))
 
 
 def apply(source: str, site: Site) -> str:

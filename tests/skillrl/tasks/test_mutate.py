@@ -77,7 +77,7 @@ def test_what_is_left_alone(body):
 
 def test_only_function_bodies():
     source = "LIMIT = 3\n@cache(5)\ndef f(a=4):\n    pass\nclass C:\n    SIZE = 7\nif LIMIT < 4:\n    LIMIT = 9\n"
-    assert sites(source) == []
+    assert sites(source) == ()
 
 
 def test_symbols_are_those_of_the_outermost_function():

@@ -1,0 +1,103 @@
+"""Runs a package's own suite in the sandbox, and finds which of its tests can be relied on."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sandbox_service.backends.base import Ended
+from sandbox_service.runner import BAD_STATUSES, Runner, TestRun
+from sandbox_service.tasks import Environment, Overlay, TaskSet
+from skillrl.tasks.build.fetch import BuildError
+
+# Object addresses, and characters that a terminal or a file of lines would not give back as they are.
+_UNSTABLE_ID = re.compile(r" at 0x[0-9a-f]+|[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the suite does on the correct tree."""
+
+    # Ids that passed in every run.
+    stable: frozenset[str]
+    # Why other ids are left out -> how many.
+    dropped: Mapping[str, int]
+    # The slowest run.
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the suite does on a changed tree: the tests that fail, or why the change is of no use."""
+
+    failing: frozenset[str]
+    # "", or one of "timeout", "no report", "collection error".
+    rejected: str = ""
+
+
+class Suite:
+    """One repository's tests, run on its correct tree and on changes of it."""
+
+    def __init__(self, runner: Runner, task_set: TaskSet, tree: str, environment: Environment):
+        self._runner, self._task_set, self._tree = runner, task_set, tree
+        self.environment = environment
+
+    async def run(self, overlay: Overlay | None = None, *, timeout_s: float | None = None) -> TestRun:
+        """The whole suite in a fresh workspace with `overlay` written into it."""
+        files = {path: None if text is None else text.encode() for path, text in (overlay or {}).items()}
+        return await self._runner.run_tests(
+            self._task_set,
+            self._tree,
+            (),
+            self.environment,
+            test_paths=self.environment.test_roots,
+            extra_files=files,
+            timeout_s=timeout_s,
+        )
+
+    async def verdict(self, overlay: Overlay, stable: frozenset[str], *, timeout_s: float | None = None) -> Verdict:
+        return read_verdict(await self.run(overlay, timeout_s=timeout_s), stable)
+
+    async def baseline(self, repeats: int = 3) -> Baseline:
+        """Raises BuildError when the suite does not run, or nothing in it passes."""
+        runs = [await self.run() for _ in range(repeats)]
+        for run in runs:
+            if not run.reported:
+                end = "timed out" if run.ended is Ended.TIMEOUT else f"ended without a report ({run.ended.value})"
+                raise BuildError(f"the suite {end}; its last output:\n{run.log[-1500:]}")
+        stable, dropped = compare_runs([run.results for run in runs])
+        if not stable:
+            raise BuildError(
+                f"no test of {', '.join(self.environment.test_roots)} passes; a missing requirement? Name it with "
+                f"--packages=NAME==VERSION. Last output:\n{runs[0].log[-1500:]}"
+            )
+        return Baseline(stable, dropped, max(run.wall_s for run in runs))
+
+
+def compare_runs(runs: list[Mapping[str, str]]) -> tuple[frozenset[str], dict[str, int]]:
+    """Ids that passed in every run, and why the other ids are left out."""
+    stable, dropped = set(), Counter()
+    for test_id in set().union(*runs):
+        statuses = {run.get(test_id, "absent") for run in runs}
+        if _UNSTABLE_ID.search(test_id):
+            dropped["id differs between runs"] += 1
+        elif len(statuses) > 1:
+            dropped["flaky"] += 1
+        elif statuses == {"passed"}:
+            stable.add(test_id)
+        else:
+            dropped[f"always {statuses.pop()}"] += 1
+    return frozenset(stable), dict(dropped)
+
+
+def read_verdict(run: TestRun, stable: frozenset[str]) -> Verdict:
+    """Which of the stable tests fail. A test that is absent or does not reach its own code rejects the change."""
+    if run.ended is Ended.TIMEOUT:
+        return Verdict(frozenset(), "timeout")
+    if not run.reported:
+        return Verdict(frozenset(), "no report")
+    statuses = {test_id: run.results.get(test_id, "absent") for test_id in stable}
+    collected = all(s not in ("absent", "error", "skipped") for s in statuses.values())
+    if not collected or any(s == "error" and i not in stable and "::" not in i for i, s in run.results.items()):
+        return Verdict(frozenset(), "collection error")
+    return Verdict(frozenset(i for i, s in statuses.items() if s in BAD_STATUSES))
