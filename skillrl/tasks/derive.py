@@ -110,7 +110,7 @@ def derive(
 
 
 def _unit_tests(instance, files, texts, environment, target_tests):
-    named = tests_naming(files, environment.test_roots, instance.target_symbol)
+    named = reaching_tests(files, environment.test_roots, instance.target_symbol)
     removed = {*named, *target_tests, *instance.fail_to_pass}
     inputs = {
         "target": f"{instance.target_path}::{instance.target_symbol}",
@@ -179,7 +179,7 @@ def _split(text: str) -> list[str]:
     return io.StringIO(text, newline="").readlines()
 
 
-def tests_naming(files: Mapping[str, bytes], test_roots: Iterable[str], symbol: str) -> set[str]:
+def reaching_tests(files: Mapping[str, bytes], test_roots: Iterable[str], symbol: str) -> set[str]:
     """Ids of the tests whose code, or a helper of the same file that they use, mentions the symbol by name."""
     parts = symbol.split(".")
     # A dunder method is used through its class.

@@ -57,6 +57,10 @@ class Suite:
         namespace = {"__builtins__": self._builtins, "__name__": "check"}
         return self._passes(lambda: exec(_compiled(source, "check"), namespace))
 
+    def value(self, module: str, expression: str):
+        """Value of an expression in a module's namespace."""
+        return self._bounded(lambda: eval(expression, dict(vars(self._load(module)))))
+
     def _passes(self, test) -> bool:
         try:
             self._bounded(test)
@@ -86,6 +90,9 @@ class Suite:
             sys.settrace(before)
 
     def _load(self, name: str) -> types.ModuleType:
+        parent, _, child = name.rpartition(".")
+        if parent:
+            self._load(parent)
         if name in self._modules:
             return self._modules[name]
         stem = name.replace(".", "/")
@@ -94,17 +101,12 @@ class Suite:
         if path not in self._sources and not any(p.startswith(f"{stem}/") for p in self._sources):
             raise ImportError(f"no module named {name!r}")
         module = types.ModuleType(name)
-        vars(module).update(__builtins__=self._builtins, __file__=path, __package__=name)
-        if package:
-            module.__path__ = []
-        elif "." in name:
-            module.__package__ = name.rpartition(".")[0]
+        vars(module).update(__builtins__=self._builtins, __file__=path, __package__=name if package else parent)
         self._modules[name] = module
         if path in self._sources:
             exec(_compiled(self._sources[path], path), vars(module))
-        parent, _, child = name.rpartition(".")
         if parent:
-            setattr(self._load(parent), child, module)
+            setattr(self._modules[parent], child, module)
         return module
 
     def _import(self, name, globals=None, locals=None, fromlist=(), level=0):

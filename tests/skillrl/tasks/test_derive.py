@@ -1,0 +1,157 @@
+import dataclasses
+import subprocess
+
+import pytest
+
+from sandbox_service.tasks import TaskSetWriter, apply_overlay
+from skillrl.tasks.derive import changed_lines, derive, reaching_tests, unified_diff, without_tests
+from skillrl.tasks.source import INPUTS
+from skillrl.tasks.world import generate
+from skillrl.tasks.world.instance import ENVIRONMENT
+
+TESTS = b"""\
+import pytest
+from pkg import spin, turn
+
+
+@pytest.fixture
+def spun():
+    return spin(1)
+
+
+def helper():
+    return spin(2)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_spin(n):
+    assert spin(n) == n
+
+
+def test_by_helper():
+    assert helper() == 2
+
+
+def test_by_fixture(spun):
+    assert spun == 1
+
+
+class TestTurn:
+    def test_turn(self):
+        assert turn(1) == -1
+
+    def test_both(self):
+        assert turn(spin(1)) == -1
+
+
+class TestSpin:
+    def test_spin(self):
+        assert spin(3) == 3
+"""
+
+
+def test_without_tests_removes_whole_functions_with_decorators_and_emptied_classes():
+    files = {"tests/test_a.py": TESTS}
+    left = without_tests(
+        files,
+        [
+            "tests/test_a.py::test_spin[2]",
+            "tests/test_a.py::TestSpin::test_spin",
+            "tests/test_a.py::TestTurn::test_both",
+        ],
+    )["tests/test_a.py"]
+    assert "parametrize" not in left
+    assert "TestSpin" not in left
+    assert "def test_both" not in left
+    assert left.endswith("        assert turn(1) == -1\n")
+    # The rest is byte for byte what it was.
+    assert all(line in TESTS.decode() for line in left.splitlines())
+    compile(left, "left", "exec")
+
+
+def test_a_file_without_tests_left_is_deleted():
+    files = {"tests/test_a.py": b"def test_one():\n    pass\n", "tests/test_b.py": b"def test_two():\n    pass\n"}
+    assert without_tests(files, ["tests/test_a.py::test_one"]) == {"tests/test_a.py": None}
+
+
+def test_reaching_tests_follow_helpers_and_fixtures():
+    files = {"tests/test_a.py": TESTS, "pkg/test_c.py": b"def test_spin():\n    spin(1)\n"}
+    assert reaching_tests(files, ("tests",), "Wheel.spin") == {
+        f"tests/test_a.py::{t}"
+        for t in ("test_spin", "test_by_helper", "test_by_fixture", "TestTurn::test_both", "TestSpin::test_spin")
+    }
+    # A dunder method is used through its class.
+    assert reaching_tests(files, ("tests",), "TestTurn.__len__") == set()
+
+
+def test_unified_diff_applies_with_patch(tmp_path):
+    before = {"a/x.py": b"one\ntwo\nthree", "a/gone.py": b"x\n", "a/y.py": b"1\n2\n"}
+    overlay = {"a/x.py": "one\n2\nthree\n", "a/gone.py": None, "a/new.py": "fresh\n", "a/y.py": "1\n2"}
+    for path, data in before.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    diff = unified_diff(before, overlay)
+    subprocess.run(["patch", "-p1", "-s"], input=diff.encode(), cwd=tmp_path, check=True)
+    after = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert after == apply_overlay(before, overlay)
+
+
+def test_changed_lines_are_those_with_content():
+    before = {"m.py": b"def f(a):\n    return a\n"}
+    assert changed_lines(before, {"m.py": "def f(a):\n    if a:\n        return None\n    return a + 12\n"}) == {
+        "return a + 12"
+    }
+
+
+@pytest.fixture
+def derived():
+    generated = generate(3, 0, 0, "train")
+    writer = TaskSetWriter("one")
+    generated.add_to(writer)
+    return generated, writer
+
+
+def test_one_instance_gives_every_skill_and_a_review_pair(derived):
+    generated, writer = derived
+    skills = sorted(t["skill"] for t in writer.public)
+    assert skills == ["bug_fixing", "editing", "localization", "reproduction", "review", "review", "unit_tests"]
+    assert [t["task_id"] for t in writer.public] == [t.task_id for t in writer.tasks]
+    assert all(t["inputs"].keys() == INPUTS[t["skill"]] for t in writer.public)
+    assert sorted(t.candidate for t in writer.tasks if t.skill == "review") == [0, 1]
+    assert {t.submission_path for t in writer.tasks if t.skill == "unit_tests"} == {"tests/test_submission.py"}
+    assert {t.submission_path for t in writer.tasks if t.skill == "reproduction"} == {"tests/test_reproduction.py"}
+
+
+def test_review_candidates_apply_to_what_the_agent_sees(derived, tmp_path):
+    generated, writer = derived
+    instance = generated.instance
+    for number, task in enumerate(t for t in writer.tasks if t.skill == "review"):
+        root = tmp_path / str(number)
+        for path, data in apply_overlay(generated.files, task.visible).items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(data)
+        subprocess.run(["patch", "-p1", "-s", "-i", "candidate.diff"], cwd=root, check=True)
+        expected = apply_overlay(generated.files, instance.bug, instance.candidates[task.candidate].overlay)
+        assert (root / instance.target_path).read_bytes() == expected[instance.target_path]
+
+
+def test_a_text_that_quotes_the_fix_is_refused(derived):
+    generated, _ = derived
+    gold = generated.solution.edits[0].new.strip()
+    kwargs = {"environment": ENVIRONMENT, "repository": "r", "family": "f", "split": "train", "level": 0}
+    texts = dataclasses.replace(generated.texts, instruction=f"Write {gold} there.")
+    with pytest.raises(ValueError, match="instruction of editing quotes the gold change"):
+        derive(TaskSetWriter("x"), generated.instance, generated.files, texts, **kwargs)
+
+
+def test_a_foreign_tree_and_an_incomplete_pair_are_refused(derived):
+    generated, _ = derived
+    kwargs = {"environment": ENVIRONMENT, "repository": "r", "family": "f", "split": "train", "level": 0}
+    with pytest.raises(ValueError, match="not the instance's tree"):
+        derive(TaskSetWriter("x"), generated.instance, {}, generated.texts, **kwargs)
+    half = dataclasses.replace(generated.instance, candidates=generated.instance.candidates[:1])
+    with pytest.raises(ValueError, match="one correct and one wrong"):
+        derive(TaskSetWriter("x"), half, generated.files, generated.texts, **kwargs)
+    writer = TaskSetWriter("x")
+    derive(writer, half, generated.files, generated.texts, **kwargs, skills=("localization", "editing"))
+    assert sorted(t.skill for t in writer.tasks) == ["editing", "localization"]
