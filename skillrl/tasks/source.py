@@ -4,10 +4,10 @@ import json
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from sandbox_service.errors import TaskSetError
-from sandbox_service.tasks import SCHEMA_VERSION
 from skillrl.types import COMPOSITE_KINDS, SKILLS, Task
 
+# The version of sandbox_service/tasks.py.
+SCHEMA_VERSION = 1
 SPLITS = ("train", "heldout_repositories", "heldout_families")
 
 # What each skill's prompt is made of.
@@ -20,6 +20,10 @@ INPUTS = {
     "bug_fixing": {"issue"},
 }
 _FIELDS = {f.name: f for f in fields(Task) if f.name != "task_set"}
+
+
+class TaskSetError(ValueError):
+    """A task set is missing or damaged; the message names file, line and remedy."""
 
 
 def read_tasks(path: str | Path) -> list[Task]:

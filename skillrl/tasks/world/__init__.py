@@ -6,12 +6,16 @@ task sets. Level 0 is one-line functions, level 3 repositories of hundreds of li
 
 import hashlib
 import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+from sandbox_service.tasks import TaskSetWriter
 from skillrl.tasks.world import level0
 from skillrl.tasks.world.instance import Call, Edit, GeneratedInstance, Solution, Unproven, prove
 from skillrl.tasks.world.words import SPLITS, WORDS
 
-__all__ = ["LEVELS", "SPLITS", "WORDS", "Call", "Edit", "GeneratedInstance", "Solution", "generate"]
+__all__ = ["LEVELS", "SPLITS", "WORDS", "Call", "Edit", "GeneratedInstance", "Solution", "generate", "write_set"]
 
 _DRAFTS = {0: level0.draft}
 LEVELS = tuple(_DRAFTS)
@@ -33,3 +37,23 @@ def generate(seed: int, index: int, level: int, split: str) -> GeneratedInstance
         except Unproven as e:
             reason = e
     raise AssertionError(f"no provable draft of {key} in {_ATTEMPTS} attempts; the last: {reason}")
+
+
+def write_set(
+    path: Path,
+    *,
+    seed: int,
+    levels: Sequence[int],
+    counts: Mapping[str, int],
+    on_instance: Callable[[], None] = lambda: None,
+) -> str:
+    """Writes a task set of counts[split] instances per split, the levels taking turns; returns its digest."""
+    writer = TaskSetWriter(f"world-{seed}")
+    kinds: Counter[str] = Counter()
+    for split, count in counts.items():
+        for index in range(count):
+            generated = generate(seed, index, levels[index % len(levels)], split)
+            generated.add_to(writer)
+            kinds[f"{split}/level{generated.level}/{generated.family}"] += 1
+            on_instance()
+    return writer.write(path, instances=dict(sorted(kinds.items())), seed=seed)

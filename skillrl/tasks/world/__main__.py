@@ -4,10 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.progress import track
+from rich.progress import Progress
 
-from sandbox_service.tasks import TaskSetWriter
-from skillrl.tasks.world import LEVELS, SPLITS, generate
+from skillrl.tasks.world import LEVELS, SPLITS, write_set
 
 
 def _choices(known):
@@ -31,17 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if (args.out / "set.json").exists():
         parser.error(f"{args.out} already holds a task set; choose another folder or remove it")
-    writer = TaskSetWriter(f"world-{args.seed}")
-    counts: dict[str, int] = {}
-    wanted = [(split, index) for split in args.splits for index in range(args.instances)]
-    for split, index in track(wanted, "generating", disable=None):
-        level = args.level[index % len(args.level)]
-        generated = generate(args.seed, index, level, split)
-        generated.add_to(writer)
-        key = f"{split}/level{level}/{generated.family}"
-        counts[key] = counts.get(key, 0) + 1
-    digest = writer.write(args.out, instances=dict(sorted(counts.items())), seed=args.seed)
-    print(json.dumps({"out": str(args.out), "digest": digest, "instances": len(wanted), "tasks": len(writer.public)}))
+    counts = dict.fromkeys(args.splits, args.instances)
+    with Progress() as progress:
+        bar = progress.add_task("generating", total=sum(counts.values()))
+        digest = write_set(
+            args.out, seed=args.seed, levels=args.level, counts=counts, on_instance=lambda: progress.advance(bar)
+        )
+    print(json.dumps({"out": str(args.out), "digest": digest, "instances": sum(counts.values())}))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
-from sandbox_service.errors import TaskSetError
-from sandbox_service.tasks import TaskSetWriter, read_task_set
-from skillrl.tasks.source import read_tasks
+from sandbox_service.tasks import SCHEMA_VERSION, TaskSetWriter, read_task_set
+from skillrl.tasks import source
+from skillrl.tasks.source import TaskSetError, read_tasks
 from skillrl.tasks.world import generate
 
 
@@ -33,6 +33,7 @@ def test_public_and_hidden_halves_agree(built):
     hidden = read_task_set(path)
     assert len(tasks) == 14
     assert {t.task_id for t in tasks} == hidden.tasks.keys()
+    assert source.SCHEMA_VERSION == SCHEMA_VERSION
     assert {t.task_set for t in tasks} == {digest} == {hidden.digest}
     assert all(hidden.tasks[t.task_id].skill == t.skill for t in tasks)
 
