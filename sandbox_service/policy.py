@@ -27,6 +27,8 @@ class Policy:
     lease_default_s: float = 600.0
     lease_max_s: float = 3600.0
     lifetime_s: float = 4 * 3600.0
+    # Per session; a repeat of an older request is refused, never run again.
+    answers_kept: int = 64
 
 
 class Slots:

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 REWARD_MODES = ("paper", "shaped")
 # The kernel's MAX_ARG_STRLEN: a longer argument cannot be passed to bash.
 MAX_COMMAND_BYTES = 128 * 1024 - 1
-ANSWERS_KEPT = 64
 ENDINGS_KEPT = 10_000
 
 
@@ -267,14 +266,16 @@ class Sessions:
         elif call.fingerprint != fingerprint:
             raise IdReused(f"request {request_id!r} came before with other contents; make a new id for each request")
         elif call.run is None:
-            raise IdReused(f"request {request_id!r} was answered long ago; only {ANSWERS_KEPT} answers are kept")
+            raise IdReused(
+                f"request {request_id!r} was answered long ago; only {self.policy.answers_kept} answers are kept"
+            )
         return await _join(call.run, session.session_id)
 
     def _finished(self, session: _Session, request_id: str, done: asyncio.Task) -> None:
         if isinstance(_retrieve(done), Overloaded):
             session.calls.pop(request_id, None)  # it never ran, so the same id may try again
         answered = [c for c in session.calls.values() if c.run is not None and c.run.done()]
-        for call in answered[:-ANSWERS_KEPT]:
+        for call in answered[: -self.policy.answers_kept]:
             call.run = None
 
     async def _score(self, session: _Session, submission: Submission, reward_mode: str) -> Grade:
