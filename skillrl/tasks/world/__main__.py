@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if (args.out / "set.json").exists():
         parser.error(f"{args.out} already holds a task set; choose another folder or remove it")
-    counts = dict.fromkeys(args.splits, args.instances)
+    counts = args.instances
     with Progress() as progress:
         bar = progress.add_task("generating", total=sum(counts.values()))
         digest = write_set(
