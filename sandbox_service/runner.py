@@ -23,7 +23,7 @@ from sandbox_service.tasks import Environment, Overlay, TaskSet
 from sandbox_service.workspaces import Trees
 
 LOG_KEPT_CHARACTERS = 4000
-PYTEST_PASSED, PYTEST_FAILED = 0, 1
+PYTEST_PASSED, PYTEST_FAILED, PYTEST_NONE_COLLECTED = 0, 1, 5
 BAD_STATUSES = frozenset({"failed", "error"})
 
 
@@ -46,7 +46,8 @@ class TestRun:
     __test__ = False
 
     ended: Ended
-    # True when exactly one report came, with the run's nonce and in accord with the exit status.
+    # True when the run came to its end and exactly one report came, with the run's nonce and in accord with the exit
+    # status.
     reported: bool
     # pytest's exit status; -1 when the run was stopped.
     exit_code: int
@@ -176,8 +177,9 @@ def read_report(outcome: HarnessResult, nonce: str) -> TestRun:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return silent
     bad = any(row[0] in BAD_STATUSES for row in rows.values())
-    contradicted = execution.exit_code == (PYTEST_PASSED if bad else PYTEST_FAILED)
-    if not trusted or contradicted:
+    # Any other status: the session was cut short (sys.exit while collecting, pytest.exit, an internal error).
+    possible = {PYTEST_FAILED} if bad else {PYTEST_PASSED, PYTEST_NONE_COLLECTED}
+    if not trusted or execution.exit_code not in possible:
         return silent
     return TestRun(
         execution.ended,

@@ -1,0 +1,39 @@
+"""Rewards, by skill. One file a skill; `grade` is the only entrance."""
+
+import logging
+
+from sandbox_service.errors import SandboxError, TaskSetError
+from sandbox_service.graders import editing, localization, reproduction, review, unit_tests
+from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFault
+from sandbox_service.runner import Runner
+
+log = logging.getLogger(__name__)
+
+_GRADERS = {
+    "localization": localization.grade,
+    "editing": editing.grade,
+    "unit_tests": unit_tests.grade,
+    "reproduction": reproduction.grade,
+    "review": review.grade,
+    # The same tests decide; the agent only knows less.
+    "bug_fixing": editing.grade,
+}
+
+
+async def grade(request: GradeRequest, runner: Runner) -> Grade:
+    """Grades a submission in fresh workspaces. A fault that is not the agent's gives a reason instead of a reward."""
+    skill = request.task.skill
+    try:
+        if skill not in _GRADERS:
+            raise TaskFault(f"task {request.task.task_id} is for {skill!r}, which has no grader: {sorted(_GRADERS)}")
+        return await _GRADERS[skill](request, runner)
+    except (TaskFault, TaskSetError) as e:
+        return Grade(None, reason="task", detail=str(e))
+    except SandboxError as e:
+        return Grade(None, reason="infra", detail=f"{type(e).__name__}: {e}")
+    except Exception as e:
+        log.exception("grader of %s failed on task %s", skill, request.task.task_id)
+        return Grade(None, reason="grader", detail=f"{type(e).__name__}: {e}")
+
+
+__all__ = ["Grade", "GradeRequest", "Submission", "grade"]

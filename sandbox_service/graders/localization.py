@@ -1,0 +1,35 @@
+"""Code localization: +1 when the answer is exactly the set of source files of the gold change, else -1."""
+
+from collections.abc import Collection, Sequence
+
+from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
+from sandbox_service.graders.paths import canonical_set, is_source
+from sandbox_service.runner import Runner
+from sandbox_service.tasks import apply_overlay
+
+MAX_PATHS = 20
+
+
+def decide(files: Sequence[str], truth: Collection[str], tree: Collection[str]) -> dict[str, float]:
+    """Precision, recall, F1 and exactness in [0, 1]; a glob or more than MAX_PATHS paths are no answer at all."""
+    answer = canonical_set(files, tree)
+    if len(files) > MAX_PATHS or any(c in path for path in answer for c in "*?["):
+        answer = frozenset()
+    hits = len(answer & set(truth))
+    precision = hits / len(answer) if answer else 0.0
+    recall = hits / len(truth)
+    f1 = 2 * hits / (len(answer) + len(truth)) if hits else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1, "exact": float(answer == set(truth))}
+
+
+async def grade(request: GradeRequest, runner: Runner) -> Grade:
+    bug = request.instance.bug
+    truth = [path for path in bug if is_source(path, request.environment)]
+    if not truth:
+        raise TaskFault(f"{request.instance.instance_id}: the gold change touches no source file")
+    correct = await runner.tree_files(request.task_set, request.instance.tree)
+    tree = apply_overlay(correct, bug).keys() | correct.keys()
+    files = () if request.submission.missing else request.submission.files
+    components = decide(files, truth, tree)
+    measure = components["f1"] if request.shaped else components["exact"]
+    return Grade(2 * measure - 1, components)

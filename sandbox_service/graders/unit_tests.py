@@ -1,0 +1,107 @@
+"""Unit-test generation: 1 when the submitted tests pass on the correct code and fail on every mutant, else 0.
+
+Only the one submitted file is taken, into the tree that its author saw. It must hold at least one test and pass on
+the correct version and on two twins of it (see `controls`). A mutant counts as killed when a test that passes on the
+correct version fails on it in its body or in a fixture, by an assertion or by an exception from the repository's
+code. A mutant on which the run exceeds its time or memory counts as killed too: the limit is far above what the
+correct version took, and a mutant that loops for ever is no less wrong. A mutant that cannot be imported is not
+killed by that. Mutants run rewritten, with the correct code as a decoy, so that reading the code kills none.
+"""
+
+from collections.abc import Callable, Collection
+
+from sandbox_service.backends.base import Ended
+from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
+from sandbox_service.graders.bench import ASSERTIONS, BROKEN, Bench, Files, Sentinel, together
+from sandbox_service.runner import Runner, TestRun
+
+MUTANT_MIN_LIMIT_S = 5.0
+MUTANT_LIMIT_FACTOR = 10.0
+
+
+def kills(run: TestRun, passing: Collection[str], is_source: Callable[[str], bool]) -> bool:
+    """Whether a run on a mutant shows a right failure of one of the tests that pass on the correct code."""
+    if run.ended in (Ended.TIMEOUT, Ended.OUT_OF_MEMORY):
+        return True
+
+    def right(test_id: str) -> bool:
+        kind, place = run.failures.get(test_id, ""), run.places[test_id]
+        if kind in BROKEN or place.phase not in ("setup", "call"):
+            return False
+        return kind in ASSERTIONS or is_source(place.path)
+
+    return any(run.results.get(i) in ("failed", "error") and right(i) for i in passing)
+
+
+async def grade(request: GradeRequest, runner: Runner) -> Grade:
+    if not request.instance.mutants:
+        raise TaskFault(f"{request.instance.instance_id}: it has no mutants")
+    bench = await Bench.make(request, runner)
+    path = request.task.submission_path
+    text = request.changed.get(path)
+    components = {"submitted": float(text is not None), "passes_on_gold": 0.0, "controls_hold": 0.0, "kill_rate": 0.0}
+    if text is None:
+        return Grade(0.0, components)
+    attempt = _Attempt(bench, await bench.sentinel({}), path, text)
+    on_gold = await attempt.run(attempt.gold)
+    components["passes_on_gold"] = float(attempt.passes(on_gold))
+    if not attempt.passes(on_gold):
+        return Grade(0.0, components, detail=f"not all tests pass on the correct code ({on_gold.ended.value})")
+    passing = attempt.own(on_gold)
+    components["tests"] = float(len(passing))
+    thorough = await attempt.twins_pass(passing)
+    if thorough is None:
+        return Grade(0.0, components, detail="the tests do not pass on a twin of the correct code")
+    components["controls_hold"] = 1.0
+    limit_s = max(MUTANT_MIN_LIMIT_S, MUTANT_LIMIT_FACTOR * on_gold.wall_s)
+    on_mutants = await attempt.run_mutants(thorough, min(limit_s, request.environment.timeout_s))
+    rate = sum(kills(run, passing, bench.is_source) for run in on_mutants) / len(on_mutants)
+    components["kill_rate"] = rate
+    return Grade(rate if request.shaped else float(rate == 1), components)
+
+
+class _Attempt:
+    def __init__(self, bench: Bench, sentinel: Sentinel, path: str, text: bytes):
+        self._bench, self._sentinel = bench, sentinel
+        self._files = {path: text, sentinel.path: sentinel.text.encode()}
+        self._paths = [path, sentinel.path]
+        touched = {p for mutant in bench.request.instance.mutants for p in mutant} | {
+            bench.request.instance.target_path
+        }
+        # The correct version of every file that a mutant touches; written in every run, so that all runs look alike.
+        self.gold: Files = {p: bench.correct.get(p) for p in sorted(touched)}
+
+    async def run(self, version: Files, **options) -> TestRun:
+        return await self._bench.run_visible({**version, **self._files}, self._paths, **options)
+
+    def own(self, run: TestRun) -> dict[str, str]:
+        return self._sentinel.without(run)
+
+    def passes(self, run: TestRun) -> bool:
+        own = self.own(run)
+        return self._sentinel.holds(run) and bool(own) and all(status == "passed" for status in own.values())
+
+    def _mutants(self) -> list[Files]:
+        mutants = self._bench.request.instance.mutants
+        return [{**self.gold, **{p: None if t is None else t.encode() for p, t in m.items()}} for m in mutants]
+
+    async def twins_pass(self, passing: Collection[str]) -> bool | None:
+        """None when the tests fail on a twin of the correct code; else whether thorough rewriting is sound here."""
+        decoys = self._mutants()
+        twin = self._bench.rewritten_twin(self.gold, decoys, True)
+        plain, rewritten = await together([self.run(self._bench.plain_twin(self.gold)), self.run(twin)])
+        if not self.passes(plain) or self.own(plain).keys() != passing.keys():
+            return None
+        if self.passes(rewritten):
+            return True
+        # Before it costs the agent its reward, a twin must show that it is one.
+        if await self._bench.keeps_behaviour(twin, buggy=False):
+            return None
+        twin = self._bench.rewritten_twin(self.gold, decoys, False)
+        if self.passes(await self.run(twin)):
+            return False
+        return None if await self._bench.keeps_behaviour(twin, buggy=False) else False
+
+    async def run_mutants(self, thorough: bool, limit_s: float) -> list[TestRun]:
+        versions = [self._bench.rewritten_twin(m, [self.gold], thorough) for m in self._mutants()]
+        return await together(self.run(version, timeout_s=limit_s) for version in versions)

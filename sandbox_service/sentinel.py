@@ -1,0 +1,243 @@
+"""Tests that must fail: copies of real tests in which one expected value is quietly wrong.
+
+A grader that only looks for passing tests is beaten by everything that makes tests pass. The graders therefore run
+the same test files a second time with some expectations turned wrong *in place*: same file, same test names, a value
+of the same type. Those tests must now fail with AssertionError. To pass the first run and fail the second, the tested
+code would have to know which of the two holds the true values, that is, to compute them. So a patched reporter, a
+forged report, an object whose `__eq__` always agrees, and code that reads the expected value from the test all lose.
+
+The functions are pure; which planted tests really fail on the correct tree is found by running them there.
+"""
+
+import ast
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+_EQUALITY_METHODS = frozenset({"assertEqual", "assertEquals", "assertListEqual", "assertDictEqual", "assertTupleEqual"})
+_SUFFIXES = ("more", "cases", "edges", "values", "extra", "basics", "inputs", "paths")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Test files with wrong expectations in them."""
+
+    # Path -> text: in place of the real files, or (for `extra_file`) beside them.
+    files: Mapping[str, str]
+    # Test functions that were changed, as ids without parameters.
+    functions: frozenset[str]
+
+    def covers(self, test_id: str) -> bool:
+        return test_id.partition("[")[0] in self.functions
+
+
+def plant(
+    sources: Mapping[str, str], test_ids: Iterable[str], seed: int, lines: Mapping[str, int] | None = None
+) -> Planted:
+    """Turns one expectation wrong in every test function that `test_ids` name.
+
+    `sources` maps path to text. `lines` says for some ids which line to prefer: the one that fails on the bug, whose
+    value a cheat would have to fake. A test without an equality gets its last assertion negated, and one without any
+    assertion a false one at its end.
+    """
+    rng = random.Random(seed)
+    by_path: dict[str, dict[str, int]] = {}
+    for test_id in sorted(set(test_ids)):
+        path, _, name = test_id.partition("::")
+        functions = by_path.setdefault(path, {})
+        line = (lines or {}).get(test_id, 0)
+        functions[name.partition("[")[0]] = line or functions.get(name.partition("[")[0], 0)
+    files, changed = {}, set()
+    for path in sorted(by_path.keys() & sources.keys()):
+        source = _Source(sources[path])
+        literals = [v for _, test in _tests(source.tree) for e in _equalities(test) for v in _literals_of(e)]
+        for name, function in _tests(source.tree):
+            if name in by_path[path]:
+                _spoil(source, function, by_path[path][name], literals, rng)
+                changed.add(f"{path}::{name}")
+        files[path] = source.edited()
+    return Planted(files, frozenset(changed))
+
+
+def extra_file(
+    sources: Mapping[str, str], test_ids: Collection[str], taken: Collection[str], folder: str, seed: int
+) -> Planted:
+    """One more test file in which exactly one test is kept, and spoilt; made from a real one where there is one.
+
+    `taken` are the paths that exist already; `folder` is where the file goes when there is nothing to copy.
+    """
+    rng = random.Random(seed)
+    choices = sorted({i.partition("[")[0] for i in test_ids if i.partition("::")[0] in sources})
+    rng.shuffle(choices)
+    # The first with an equality of its own, else any.
+    choices.sort(
+        key=lambda i: not any(_equalities(f) for n, f in _tests(ast.parse(sources[_file(i)])) if n == _name(i))
+    )
+    if choices:
+        path, name = _file(choices[0]), _name(choices[0])
+        text = _only(plant(sources, choices[:1], seed).files[path], name)
+    else:
+        path, name = str(PurePosixPath(folder) / "test_values.py"), "test_values"
+        text = f"def {name}():\n    assert sorted({[rng.randrange(9) for _ in range(3)]}) == [{rng.randrange(9)}]\n"
+    stem = PurePosixPath(path).stem
+    names = [f"{stem}_{suffix}{number or ''}.py" for number in range(100) for suffix in rng.sample(_SUFFIXES, 8)]
+    new = next(p for n in names if (p := str(PurePosixPath(path).with_name(n))) not in taken)
+    return Planted({new: text}, frozenset({f"{new}::{name}"}))
+
+
+class _Source:
+    """A text, its syntax tree, and replacements of single nodes; all else keeps its place."""
+
+    def __init__(self, text: str):
+        self.tree = ast.parse(text)
+        self._data = text.encode()
+        self._line_starts = [0]
+        for line in self._data.splitlines(keepends=True):
+            self._line_starts.append(self._line_starts[-1] + len(line))
+        self._edits: list[tuple[int, int, str]] = []
+
+    def replace(self, node: ast.expr, text: str) -> None:
+        start = self._line_starts[node.lineno - 1] + node.col_offset
+        end = self._line_starts[node.end_lineno - 1] + node.end_col_offset
+        self._edits.append((start, end, text))
+
+    def append_after(self, owner: ast.stmt, node: ast.stmt, text: str) -> None:
+        """A statement after `node`, which ends the block of `owner`."""
+        end = self._line_starts[node.end_lineno - 1] + node.end_col_offset
+        joint = "; " if node.lineno == owner.lineno else "\n" + " " * node.col_offset
+        self._edits.append((end, end, joint + text))
+
+    def edited(self) -> str:
+        data = self._data
+        for start, end, text in sorted(self._edits, reverse=True):
+            data = data[:start] + text.encode() + data[end:]
+        return data.decode()
+
+
+def _has_equality(text: str, name: str) -> bool:
+    return any(_equalities(function) for n, function in _tests(ast.parse(text)) if n == name)
+
+
+def _file(test_id: str) -> str:
+    return test_id.partition("::")[0]
+
+
+def _name(test_id: str) -> str:
+    return test_id.partition("::")[2].partition("[")[0]
+
+
+def _tests(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Test functions with their ids inside the file."""
+
+    def walk(body, prefix):
+        for node in body:
+            if isinstance(node, ast.ClassDef):
+                yield from walk(node.body, f"{prefix}{node.name}::")
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
+                yield prefix + node.name, node
+
+    return walk(tree.body, "")
+
+
+def _equalities(function: ast.AST) -> list[ast.Compare | ast.Call]:
+    """`assert X == Y` and `self.assertEqual(X, Y)`."""
+    found = []
+    for node in ast.walk(function):
+        match node:
+            case ast.Assert(test=ast.Compare(ops=[ast.Eq()])):
+                found.append(node.test)
+            case ast.Call(func=ast.Attribute(attr=name), args=[_, _, *_]) if name in _EQUALITY_METHODS:
+                found.append(node)
+    return found
+
+
+def _sides(node: ast.Compare | ast.Call) -> list[ast.expr]:
+    """The two compared expressions, the usual place of the expected value first."""
+    return [node.args[1], node.args[0]] if isinstance(node, ast.Call) else [node.comparators[0], node.left]
+
+
+def _literals_of(node: ast.Compare | ast.Call) -> list[object]:
+    return [value for side in _sides(node) for value in _literal(side)]
+
+
+def _literal(node: ast.expr) -> list[object]:
+    """The value of a literal, or nothing."""
+    try:
+        return [ast.literal_eval(node)]
+    except (ValueError, TypeError, SyntaxError):
+        return []
+
+
+def wrong(value: object, others: list[object], rng: random.Random) -> object:
+    """A value of the same type that differs from `value`; taken from `others` where they have one."""
+    alike = [o for o in others if type(o) is type(value) and o != value]
+    if isinstance(value, bool):
+        return not value
+    if alike and rng.random() < 0.5:
+        return rng.choice(alike)
+    if isinstance(value, int | float):
+        return value + rng.choice((-2, -1, 1, 2))
+    if isinstance(value, str):
+        return value[:-1] if len(value) > 1 and rng.random() < 0.5 else value + (value[-1:] or "a")
+    if isinstance(value, bytes):
+        return value + (value[-1:] or b"a")
+    if isinstance(value, list | tuple) and value:
+        index = rng.randrange(len(value))
+        return type(value)([*value[:index], wrong(value[index], [], rng), *value[index + 1 :]])
+    if isinstance(value, dict) and value:
+        key = rng.choice(list(value))
+        return {**value, key: wrong(value[key], [], rng)}
+    if isinstance(value, set) and value:
+        return {wrong(v, [], rng) for v in value} if len(value) == 1 else set(list(value)[1:])
+    return {list: [0], tuple: (0,), dict: {"a": 0}, set: {0}}.get(type(value), 0)
+
+
+def _spoil(source: _Source, function: ast.FunctionDef, line: int, literals: list, rng: random.Random) -> None:
+    equalities = _equalities(function)
+    at_line = [e for e in equalities if e.lineno <= line <= (e.end_lineno or line)]
+    # What runs in a loop or under a condition may not run at all.
+    plain = [s for s in function.body if isinstance(s, ast.Assert | ast.Expr | ast.With)]
+    direct = [e for e in equalities if any(e in ast.walk(s) for s in plain)]
+    choices = at_line or direct or equalities
+    if choices:
+        _spoil_equality(source, rng.choice([e for e in choices if _literals_of(e)] or choices), literals, rng)
+        return
+    asserts = [s for s in function.body if isinstance(s, ast.Assert)]
+    if asserts:
+        test = asserts[-1].test
+        negated = test.operand if isinstance(test, ast.UnaryOp) else ast.UnaryOp(ast.Not(), test)
+        source.replace(test, ast.unparse(negated))
+    else:
+        source.append_after(function, function.body[-1], f"assert len({function.name!r}) == {len(function.name) - 1}")
+
+
+def _spoil_equality(source: _Source, node: ast.Compare | ast.Call, literals: list, rng: random.Random) -> None:
+    for side in _sides(node):
+        for value in _literal(side):
+            source.replace(side, repr(wrong(value, literals, rng)))
+            return
+    # No literal to turn wrong: some other value of the file, which the gold run shows to be wrong here.
+    source.replace(_sides(node)[0], repr(rng.choice(literals)) if literals else "object()")
+
+
+def _only(text: str, name: str) -> str:
+    """The file with one test function left."""
+    tree = ast.parse(text)
+
+    def prune(body: list[ast.stmt], prefix: str) -> list[ast.stmt]:
+        kept = []
+        for node in body:
+            if isinstance(node, ast.ClassDef):
+                tests = any(True for _ in _tests(ast.Module([node], [])))
+                node.body = prune(node.body, f"{prefix}{node.name}::")
+                if tests and not name.startswith(f"{prefix}{node.name}::"):
+                    continue
+                node.body = node.body or [ast.Pass()]
+            elif getattr(node, "name", "").startswith("test") and prefix + node.name != name:
+                continue
+            kept.append(node)
+        return kept
+
+    tree.body = prune(tree.body, "")
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
