@@ -26,6 +26,9 @@ from skillrl.types import Episode, Outcome, Status, Task, Turn
 
 logger = logging.getLogger(__name__)
 
+# Turns in a row that are no valid call before the episode ends.
+MAX_MALFORMED = 3
+
 
 @dataclass(frozen=True)
 class Budgets:
@@ -38,8 +41,6 @@ class Budgets:
     wall_s: float
     max_observation_tokens: int
     exec_timeout_s: float
-    # Turns in a row that are no valid call before the episode ends.
-    max_malformed: int = 3
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class _Run:
                         session, action, exec_timeout_s=min(self.budgets.exec_timeout_s, max(left_s, 1.0))
                     )
             malformed = 0 if observation.valid else malformed + 1
-            if malformed == self.budgets.max_malformed:
+            if malformed == MAX_MALFORMED:
                 return Status.MALFORMED, missing
             if turn == self.budgets.max_turns:
                 break
