@@ -62,29 +62,22 @@ def base_config() -> ConfigDict:
             refill=0.5,
         )
     )
+    # How truncated episodes enter the loss: "keep" their reward, or "mask" them.
     c.reward = ConfigDict(dict(mode="paper", truncated="keep"))
-    c.advantages = ConfigDict(dict(kind="mean"))
-    c.loss = ConfigDict(
-        dict(
-            kind="grpo",
-            clip_low=0.2,
-            clip_high=0.28,
-            kl_coef=0.0,
-            # Cap of the importance weight between sampler and learner; 0 turns the correction off.
-            importance_cap=2.0,
-            # "per_skill": token mean within a skill, then mean over skills. "token": mean over all tokens.
-            denominator="per_skill",
-        )
+    # Estimator of group-relative advantages: "mean" (the paper), "std", "leave_one_out".
+    c.advantages = ConfigDict(dict(estimator="mean"))
+    # Fields of skillrl.rl.losses.LossConfig and skillrl.rl.learner.LearnerConfig.
+    c.loss = ConfigDict(dict(loss="grpo", clip_low=0.2, clip_high=0.28, kl_coef=0.0, importance_cap=2.0))
+    c.learner = ConfigDict(
+        dict(learning_rate=1e-6, warmup_steps=10, weight_decay=0.0, max_grad_norm=1.0, micro_rows=8, epochs=1)
     )
-    c.optim = ConfigDict(
-        dict(lr=1e-6, warmup_steps=10, b1=0.9, b2=0.95, weight_decay=0.0, grad_clip_norm=1.0, micro_batches=1)
-    )
-    # Rows and tokens of one packed batch.
-    c.batch = ConfigDict(dict(row_tokens=32_768, rows=0))
+    # Tokens of a packed row; denominators of the loss ("skill_token_mean", "token_mean", "sequence_mean").
+    # `rows` is used by the warm-up of the supervised program alone.
+    c.packing = ConfigDict(dict(row_tokens=32_768, denominator="skill_token_mean", rows=0))
     c.sandbox = ConfigDict(dict(address="", allow_unsafe=False, max_in_flight=256))
     c.checkpoint = ConfigDict(dict(every_steps=10, keep=3))
     # every_steps 0: only before and after training.
     c.eval = ConfigDict(dict(every_steps=0, samples=3, temperature=1.0, max_tasks=0))
     # Supervised warm start (program "sft").
-    c.sft = ConfigDict(dict(trajectories=0, careful_share=0.5, warmup_tokens=0, vocab_size=1024, rename=True))
+    c.sft = ConfigDict(dict(careful_share=0.25, warmup_tokens=0, vocab_size=1536, episodes_per_step=24))
     return c.lock()

@@ -10,6 +10,4 @@ from configs import common
 
 def get_config(arg: str = ""):
     common.parse_arg(arg)
-    c = common.base_config()
-    c.advantages.kind = "mean"
-    return c
+    return common.base_config()

@@ -17,18 +17,11 @@ def get_config(arg: str = ""):
     c.program = "sft"
     c.policy.source = "init:tiny"
     c.world.update(dict(seed=1, train=16 if arg.smoke else 1200, heldout_repositories=0, heldout_families=0))
-    c.sft.update(
-        dict(
-            trajectories=40 if arg.smoke else 6000,
-            warmup_tokens=20_000 if arg.smoke else 6_000_000,
-            vocab_size=600 if arg.smoke else 1024,
-        )
-    )
+    c.sft.update(dict(episodes_per_step=12) if arg.smoke else dict(warmup_tokens=6_000_000))
     c.num_steps = 4 if arg.smoke else 3000
-    c.rollout.update(
-        dict(max_tokens=512, max_turns=6, max_observation_tokens=128, wall_s=120.0, exec_timeout_s=10.0, rows=64)
-    )
-    c.batch.update(dict(row_tokens=512, rows=8 if arg.smoke else 16))
-    c.optim.update(dict(lr=2e-3, warmup_steps=100, weight_decay=0.01))
+    c.loss.loss = "sft"
+    c.rollout.update(dict(max_tokens=512, max_turns=6, max_observation_tokens=128, wall_s=120.0, exec_timeout_s=10.0))
+    c.packing.update(dict(row_tokens=512, rows=4 if arg.smoke else 12))
+    c.learner.update(dict(learning_rate=2e-3, warmup_steps=100, weight_decay=0.01, micro_rows=4))
     c.checkpoint.every_steps = 200
     return c

@@ -30,8 +30,8 @@ def get_config(arg: str = ""):
             refill=0.0 if arg.smoke else 0.3,
         )
     )
-    c.optim.update(dict(lr=3e-4, warmup_steps=2))
-    c.batch.row_tokens = 512
+    c.learner.update(dict(learning_rate=3e-4, warmup_steps=2))
+    c.packing.row_tokens = 512
     c.eval.samples = 1 if arg.smoke else 3
     c.checkpoint.every_steps = 1 if arg.smoke else 8
     return c

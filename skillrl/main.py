@@ -1,0 +1,37 @@
+"""Flags: python -m skillrl.main --config=configs/NAME.py[:argument] --workdir=DIR [--config.field=value ...]"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder goes on where it stopped.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; write --flag=value")
+    from sandbox_service.errors import SandboxError
+    from skillrl import setup, sft, train
+
+    config, workdir = _CONFIG.value, Path(_WORKDIR.value).resolve()
+    workdir.mkdir(parents=True, exist_ok=True)
+    programs = {"rl": train.run, "sft": sft.run}
+    try:
+        if config.program not in programs:
+            raise setup.ConfigError(f"program={config.program!r}; one of {', '.join(programs)}")
+        programs[config.program](config, workdir)
+    except (SandboxError, ValueError, OSError, RuntimeError) as e:
+        if _DEBUG.value:
+            raise
+        logging.debug("", exc_info=True)
+        sys.exit(f"error: {e}")
+
+
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the stack of an error instead of its message alone.")
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

@@ -1,0 +1,124 @@
+"""From a config to the parts of a run: tasks, sandbox service, tokenizer and policy."""
+
+import contextlib
+import dataclasses
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sandbox_service.client import SandboxClient
+from sandbox_service.embedded import embedded_service
+from skillrl import sharding
+from skillrl.chat import CompactChat
+from skillrl.evaluate import SUITES
+from skillrl.models import hf
+from skillrl.models import policy as models
+from skillrl.models.config import ModelConfig, variant
+from skillrl.rl.learner import Learner, LearnerConfig
+from skillrl.rl.losses import LossConfig
+from skillrl.rollout.episode import Budgets
+from skillrl.tasks.source import read_tasks
+from skillrl.tokenizer import SentencePieceTokenizer
+from skillrl.types import Task
+
+TOKENIZER_FILE = "tokenizer.model"
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the field and the remedy."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy as a run holds it."""
+
+    cfg: ModelConfig
+    params: models.Params
+    mesh: Mesh
+    chat: CompactChat
+    tokenizer_file: Path
+
+
+def load_tasks(config: ConfigDict, workdir: Path) -> tuple[Path, list[Task]]:
+    """The task set's folder and the public half of its tasks; the world is generated on first use."""
+    folder = Path(config.tasks.path) if config.tasks.path else workdir / "tasks"
+    if not config.tasks.path and not (folder / "set.json").exists():
+        _write_world(config.world, folder)
+    return folder, read_tasks(folder)
+
+
+def _write_world(world: ConfigDict, folder: Path) -> None:
+    # A process of its own: the trainer's never holds a hidden half.
+    counts = ",".join(f"{split}={world[split]}" for split in ("train", *SUITES))
+    levels = ",".join(map(str, world.levels))
+    arguments = [f"--out={folder}", f"--seed={world.seed}", f"--instances={counts}", f"--level={levels}"]
+    subprocess.run([sys.executable, "-m", "skillrl.tasks.world", *arguments], check=True)
+
+
+@contextlib.asynccontextmanager
+async def sandbox_client(config: ConfigDict, task_dir: Path, run_id: str) -> AsyncIterator[SandboxClient]:
+    """A client of the configured service, or of one embedded in this process's life."""
+    async with contextlib.AsyncExitStack() as stack:
+        address = config.sandbox.address
+        if not address:
+            service = embedded_service([task_dir], allow_unsafe=config.sandbox.allow_unsafe)
+            address = await stack.enter_async_context(service)
+        client = await stack.enter_async_context(SandboxClient(address, run_id))
+        await client.wait_ready()
+        info = await client.info()
+        if info.unsafe and not config.sandbox.allow_unsafe:
+            raise ConfigError(
+                f"the service at {address} runs without isolation; start it without --allow-unsafe, or accept that "
+                "with --config.sandbox.allow_unsafe=True"
+            )
+        yield client
+
+
+def load_policy(config: ConfigDict) -> Policy:
+    """Imports or initialises the policy on the configured mesh."""
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    kind, _, name = config.policy.source.partition(":")
+    if kind not in ("hf", "init") or not name:
+        raise ConfigError(f"policy.source={config.policy.source!r}; write hf:DIR or init:VARIANT")
+    tokenizer_file = Path(config.policy.tokenizer or Path(name) / TOKENIZER_FILE)
+    tokenizer = SentencePieceTokenizer(tokenizer_file)
+    if kind == "hf":
+        cfg, params = hf.load_hf(Path(name), mesh)
+        cfg = dataclasses.replace(cfg, dtype=config.policy.dtype, unroll=min(cfg.layers, 4))
+    else:
+        cfg = variant(name, vocab=-(-tokenizer.vocab_size // 64) * 64, dtype=config.policy.dtype)
+        params = models.split(models.Policy.create(cfg, mesh, config.seed))
+    return Policy(cfg, params, mesh, CompactChat(tokenizer), tokenizer_file)
+
+
+def make_learner(config: ConfigDict, cfg: ModelConfig, mesh: Mesh, *, decay_steps: int = 0) -> Learner:
+    loss = config.loss.to_dict()
+    learner = LearnerConfig(
+        loss=LossConfig(**loss),
+        temperature=config.rollout.temperature if loss["loss"] != "sft" else 1.0,
+        decay_steps=decay_steps,
+        **config.learner.to_dict(),
+    )
+    return Learner(cfg, learner, mesh)
+
+
+def make_budgets(config: ConfigDict) -> Budgets:
+    names = [f.name for f in dataclasses.fields(Budgets)]
+    return Budgets(**{name: config.rollout[name] for name in names})
+
+
+def training_tasks(tasks: Sequence[Task], config: ConfigDict) -> list[Task]:
+    """The tasks that the mixture draws from. Raises ConfigError where a weighted skill has none."""
+    chosen = [t for t in tasks if t.split == "train" and config.skills.get(t.skill, 0.0) > 0]
+    for skill, weight in config.skills.items():
+        if weight > 0 and not any(t.skill == skill for t in chosen):
+            raise ConfigError(
+                f"skills.{skill}={weight:g}, but the task set has no training task of it; "
+                f"set --config.skills.{skill}=0 or choose another task set"
+            )
+    return chosen

@@ -1,0 +1,213 @@
+"""Supervised warm start: copying first, then imitation of proven scripted trajectories.
+
+The loop of `configs/sft.py`. Every stage leaves its result in the workdir, so a run that was stopped goes on.
+"""
+
+import asyncio
+import dataclasses
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+from rich.progress import Progress
+
+from skillrl import export, setup, sharding
+from skillrl.chat import CompactChat
+from skillrl.checkpoint import Checkpoints
+from skillrl.demonstrators import CAREFUL, HASTY, Steps
+from skillrl.evaluate import score_of
+from skillrl.metrics import Metrics
+from skillrl.models.config import variant
+from skillrl.rl.learner import TrainState
+from skillrl.rl.packing import pack
+from skillrl.rollout.agents import ScriptedAgents
+from skillrl.rollout.collector import Collector
+from skillrl.rollout.records import append_episodes, read_episodes
+from skillrl.tasks.world import WORDS
+from skillrl.tasks.world.words import pool
+from skillrl.tokenizer import SentencePieceTokenizer
+from skillrl.types import SKILLS, Batch, Episode, Task
+
+# Episodes whose text the tokenizer is trained on.
+_TOKENIZER_EPISODES = 600
+_CHUNK_TASKS = 200
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Runs every stage and exports the policy to WORKDIR/hf."""
+    cfg = variant(config.policy.source.removeprefix("init:"), vocab=config.sft.vocab_size, dtype=config.policy.dtype)
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    learner = setup.make_learner(config, cfg, mesh, decay_steps=config.num_steps)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    restored = checkpoints.restore_latest(learner.abstract_state())
+    state = restored[0] if restored else learner.init(config.seed)
+
+    rows, length = config.packing.rows, config.packing.row_tokens
+    warmup_steps = config.sft.warmup_tokens // (rows * length)
+
+    def train(name: str, state: TrainState, end: int, batch: Callable[[np.random.Generator], Batch]) -> TrainState:
+        first = int(state.step)
+        metrics = Metrics(workdir, from_step=first)
+        with Progress(disable=None) as progress:
+            bar = progress.add_task(name, total=end, completed=first)
+            for step in range(first, end):
+                state, scalars = learner.update(state, batch(np.random.default_rng([config.seed, step])))
+                metrics.write(step, scalars)
+                progress.update(bar, advance=1, description=f"{name}, loss {scalars['loss']:.3f}")
+                if (step + 1) % config.checkpoint.every_steps == 0 or step + 1 == end:
+                    checkpoints.save(step + 1, state, {})
+        metrics.close()
+        return state
+
+    state = train("copying", state, warmup_steps, lambda rng: repeated_sequences(rng, rows, length, cfg.vocab))
+    task_dir, tasks = setup.load_tasks(config, workdir)
+    trajectories = asyncio.run(_demonstrations(config, workdir, task_dir, tasks))
+    tokenizer = SentencePieceTokenizer(workdir / setup.TOKENIZER_FILE)
+    batches = Trajectories(config, [e for e in trajectories if len(e.tokens) <= length], tokenizer)
+    state = train("imitating", state, config.num_steps, batches.draw)
+    export.export_hf(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, card=_card(config, state))
+
+
+def _card(config: ConfigDict, state) -> str:
+    return (
+        f"Warm start of skillrl: {int(state.step)} supervised steps of {config.learner.micro_rows} x "
+        f"{config.packing.row_tokens} tokens, seed {config.seed}. Command: "
+        "python -m skillrl.main --config=configs/sft.py --workdir=DIR\n"
+    )
+
+
+# Demonstrations.
+
+
+async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tasks: Sequence[Task]) -> list[Episode]:
+    """Proven trajectories. The first ones train the tokenizer; all attempts are kept on disk, so none is repeated."""
+    path, tokenizer_file = workdir / "demonstrations.jsonl", workdir / setup.TOKENIZER_FILE
+    tasks = [t for t in tasks if t.split == "train" and t.skill in SKILLS]
+    random.Random(config.seed).shuffle(tasks)
+    async with setup.sandbox_client(config, task_dir, f"sft-{workdir.name}") as client:
+        if not tokenizer_file.exists():
+            # Bytes and words are enough to record the text that the real tokenizer is made of.
+            bootstrap = SentencePieceTokenizer.train(["."], workdir / "bootstrap.model", 600)
+            recorded = await _attempt(config, client, CompactChat(bootstrap), tasks[:_TOKENIZER_EPISODES])
+            texts = [turn.text for e in recorded for turn in e.turns]
+            words = [word for kind in WORDS.values() for word in kind]
+            SentencePieceTokenizer.train(texts, tokenizer_file, config.sft.vocab_size, words)
+        chat = CompactChat(SentencePieceTokenizer(tokenizer_file))
+        attempted = list(read_episodes(path)) if path.exists() else []
+        with Progress(disable=None) as progress:
+            bar = progress.add_task("demonstrations", total=len(tasks), completed=len(attempted))
+            for start in range(len(attempted), len(tasks), _CHUNK_TASKS):
+                episodes = await _attempt(config, client, chat, tasks[start : start + _CHUNK_TASKS])
+                append_episodes(path, episodes)
+                attempted += episodes
+                progress.update(bar, completed=len(attempted))
+    proven = [e for e in attempted if e.outcome.graded and score_of(e) == 1.0]
+    logging.info("%d of %d demonstrations earned the maximal reward", len(proven), len(attempted))
+    return proven
+
+
+async def _attempt(config: ConfigDict, client, chat: CompactChat, tasks: Sequence[Task]) -> list[Episode]:
+    """One episode of each task, careful or hasty by the task's draw."""
+
+    def script(task: Task) -> Steps:
+        rng = random.Random(f"{config.seed}/{task.task_id}")
+        careful = task.skill not in HASTY or rng.random() < config.sft.careful_share
+        return (CAREFUL if careful else HASTY)[task.skill](task, rng)
+
+    budgets = dataclasses.replace(setup.make_budgets(config), max_tokens=1 << 14)
+    collector = Collector(ScriptedAgents(script, chat), client, chat, budgets, max_in_flight=16)
+    return [group[0] for group in await collector.collect(tasks, 1, seed=config.seed)]
+
+
+# Batches.
+
+
+class Trajectories:
+    """Draws batches of renamed trajectories."""
+
+    def __init__(self, config: ConfigDict, trajectories: Sequence[Episode], tokenizer: SentencePieceTokenizer):
+        self._config, self._trajectories = config, trajectories
+        self._renamer = Renamer(tokenizer, trajectories)
+
+    def draw(self, rng: np.random.Generator) -> Batch:
+        chosen = rng.choice(len(self._trajectories), self._config.sft.episodes_per_step, replace=False)
+        episodes = [dataclasses.replace(self._trajectories[i], tokens=self._renamer(i, rng)) for i in chosen]
+        return pack(
+            episodes,
+            [1.0] * len(episodes),
+            length=self._config.packing.row_tokens,
+            rows_multiple=self._config.learner.micro_rows,
+            denominator=self._config.packing.denominator,
+        )
+
+
+def repeated_sequences(rng: np.random.Generator, rows: int, length: int, vocab: int) -> Batch:
+    """Rows of segments that say random tokens twice; the loss falls on the second time.
+
+    Learning them makes the attention heads that copy from context (arXiv:2209.11895).
+    """
+    shape = (rows, length)
+    tokens = np.zeros(shape, np.int32)
+    segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    mask = np.zeros(shape, bool)
+    for r in range(rows):
+        start = 0
+        while length - start >= 16:
+            half = int(rng.integers(8, min(128, (length - start) // 2) + 1))
+            end = start + 2 * half
+            tokens[r, start:end] = np.tile(rng.integers(vocab, size=half), 2)
+            segments[r, start:end] = segments[r].max() + 1
+            positions[r, start:end] = np.arange(2 * half)
+            mask[r, start + half : end] = True
+            start = end
+    return Batch(
+        tokens=tokens,
+        segment_ids=segments,
+        positions=positions,
+        loss_mask=mask,
+        advantages=mask.astype(np.float32),
+        sampler_logprobs=np.zeros(shape, np.float32),
+        skill_ids=np.where(segments > 0, 0, -1).astype(np.int32),
+        loss_weights=(mask / mask.sum()).astype(np.float32),
+    )
+
+
+class Renamer:
+    """Renames a trajectory's functions, modules and packages, consistently and never to a held-out name.
+
+    A renamed trajectory is as right as the proven one, and no name can be learned by heart.
+    """
+
+    def __init__(self, tokenizer: SentencePieceTokenizer, trajectories: Sequence[Episode]):
+        self._ids = {kind: [tokenizer.encode(w)[0] for w in WORDS[kind]] for kind in ("first", "second", "places")}
+        self._size = tokenizer.vocab_size
+        self._tokens = [e.tokens for e in trajectories]
+        texts = ["".join(turn.text for turn in e.turns) for e in trajectories]
+        index = {kind: {w: i for i, w in enumerate(WORDS[kind])} for kind in self._ids}
+        self._names = [
+            {
+                (left, right, joint, index[left][a], index[right][b])
+                for left, right, joint in (("first", "second", "_"), ("places", "places", "/"))
+                for a, b in re.findall(rf"\b([a-z]+){joint}([a-z]+)\b", text)
+                if a in index[left] and b in index[right]
+            }
+            for text in texts
+        ]
+
+    def __call__(self, trajectory: int, rng: np.random.Generator, attempts: int = 20) -> np.ndarray:
+        """The trajectory's tokens under a random renaming; unchanged where no attempt avoids held-out names."""
+        for _ in range(attempts):
+            order = {kind: rng.permutation(len(ids)) for kind, ids in self._ids.items()}
+            if all(
+                pool(f"{WORDS[left][order[left][a]]}{joint}{WORDS[right][order[right][b]]}") == "train"
+                for left, right, joint, a, b in self._names[trajectory]
+            ):
+                table = np.arange(self._size, dtype=np.int32)
+                for kind, ids in self._ids.items():
+                    table[ids] = np.take(ids, order[kind])
+                return table[self._tokens[trajectory]]
+        return self._tokens[trajectory]

@@ -1,0 +1,250 @@
+"""The loop: tasks -> episodes -> outcomes -> advantages -> learner -> checkpoint -> evaluation -> export.
+
+Read this file first. One step draws groups of tasks from the mixture, plays them with the current policy against real
+sandboxes, turns outcomes into advantages, learns, and hands the new weights to the sampler. Only this file knows
+both `rollout/` and `rl/`. What a run leaves in its workdir:
+
+    tasks/            the generated world, unless a task set was given
+    checkpoints/      parameters, optimizer, step, random state, mixture position (Orbax)
+    episodes/         every episode, one JSON line each: train-STEP.jsonl, eval-NAME.jsonl
+    metrics.jsonl     one line a step; tensorboard/ has the same
+    eval/             scores of every evaluated task
+    summary.json      before and after; report.html shows it all; hf/ is the exported policy
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import logging
+from ml_collections import ConfigDict
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sandbox_service.client import SandboxClient
+from skillrl import evaluate, export, report, setup
+from skillrl.checkpoint import Checkpoints
+from skillrl.metrics import Metrics, rollout_metrics
+from skillrl.rl.advantages import group_advantages
+from skillrl.rl.learner import Learner, TrainState
+from skillrl.rl.outcomes import learnable
+from skillrl.rl.packing import pack
+from skillrl.rollout.agents import PolicyAgents
+from skillrl.rollout.collector import Collector
+from skillrl.rollout.records import read_episodes, write_episodes
+from skillrl.sampling.engine import Engine
+from skillrl.tasks.mixture import Mixture
+from skillrl.types import Episode, Task
+
+_REPORT_EPISODES = 60
+
+
+class CircuitBroken(RuntimeError):
+    """Too many episodes could not be graded; training on would learn from noise."""
+
+
+@dataclass
+class Run:
+    """The parts of a running training."""
+
+    config: ConfigDict
+    workdir: Path
+    tasks: list[Task]
+    policy: setup.Policy
+    learner: Learner
+    state: TrainState
+    mixture: Mixture
+    engine: Engine
+    collector: Collector
+    checkpoints: Checkpoints
+    step: int
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Trains to `config.num_steps`, from the last checkpoint in `workdir` where there is one."""
+    asyncio.run(_run(config, workdir))
+
+
+async def _run(config: ConfigDict, workdir: Path) -> None:
+    task_dir, tasks = setup.load_tasks(config, workdir)
+    async with setup.sandbox_client(config, task_dir, f"{workdir.name}-{time.time_ns()}") as client:
+        run = _prepare(config, workdir, tasks, client)
+        async with run.engine:
+            await _evaluate(run, "before")
+            await _train(run)
+            await _evaluate(run, "after")
+    _finish(run)
+
+
+def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task], client: SandboxClient) -> Run:
+    policy = setup.load_policy(config)
+    learner = setup.make_learner(config, policy.cfg, policy.mesh)
+    mixture = Mixture(setup.training_tasks(tasks, config), config.skills.to_dict(), config.seed)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    restored = checkpoints.restore_latest(learner.abstract_state())
+    if restored:
+        state, extra = restored
+        mixture.restore(extra["mixture"])
+        step = extra["step"]
+        logging.info("going on from step %d", step)
+    else:
+        state, step = learner.init(config.seed, policy.params), 0
+    engine = setup.make_engine(config, policy, state.params, version=int(state.version))
+    collector = Collector(
+        PolicyAgents(engine),
+        client,
+        policy.chat,
+        setup.make_budgets(config),
+        max_in_flight=config.sandbox.max_in_flight,
+        reward_mode=config.reward.mode,
+    )
+    return Run(config, workdir, tasks, policy, learner, state, mixture, engine, collector, checkpoints, step)
+
+
+async def _train(run: Run) -> None:
+    config = run.config
+    metrics = Metrics(run.workdir, from_step=run.step)
+    with _progress() as progress:
+        bar = progress.add_task("training", total=config.num_steps, completed=run.step)
+        while run.step < config.num_steps:
+            scalars = await _train_step(run)
+            metrics.write(run.step, scalars)
+            run.step += 1
+            every = config.eval.every_steps
+            if run.step % config.checkpoint.every_steps == 0 or run.step == config.num_steps:
+                run.checkpoints.save(run.step, run.state, {"step": run.step, "mixture": run.mixture.state()})
+            if every and run.step % every == 0 and run.step < config.num_steps:
+                await _evaluate(run, f"step-{run.step}")
+            text = f"training, score {scalars['score']:.2f}, {scalars['tokens_per_s']:.0f} tokens/s"
+            progress.update(bar, advance=1, description=text)
+    metrics.close()
+
+
+async def _train_step(run: Run) -> dict[str, float]:
+    """One step: draw, play, learn, update the sampler. Returns its metrics."""
+    config, started = run.config, time.monotonic()
+    admitted, played = await _draw_groups(run)
+    rollout_s = time.monotonic() - started
+    write_episodes(run.workdir / "episodes" / f"train-{run.step:06d}.jsonl", [e for g in played for e in g])
+    scalars = rollout_metrics(played, evaluate.score_of)
+    graded = [e for g in played for e in g if e.outcome.graded]
+    scalars["score"] = sum(map(evaluate.score_of, graded)) / max(len(graded), 1)
+    scalars["admitted_groups"] = len(admitted)
+
+    episodes = [e for group in admitted for e in group]
+    learning = time.monotonic()
+    if episodes:
+        advantages = [a for group in admitted for a in group_advantages(group, config.advantages.estimator)]
+        batch = pack(
+            episodes,
+            advantages,
+            length=config.packing.row_tokens,
+            rows_multiple=config.learner.micro_rows,
+            denominator=config.packing.denominator,
+        )
+        # In a thread: the client's lease renewals go on meanwhile.
+        run.state, update = await asyncio.to_thread(run.learner.update, run.state, batch)
+        scalars |= {f"learner/{name}": value for name, value in update.items()}
+        await run.engine.update(run.state.params, int(run.state.version))
+    tokens = sum(int(e.loss_mask.sum()) for g in played for e in g)
+    scalars |= run.mixture.metrics() | {f"sampler/{k}": v for k, v in run.engine.counters().items()}
+    return scalars | {
+        "times/rollout_s": rollout_s,
+        "times/learning_s": time.monotonic() - learning,
+        "times/step_s": time.monotonic() - started,
+        "tokens_per_s": tokens / max(rollout_s, 1e-9),
+    }
+
+
+async def _draw_groups(run: Run) -> tuple[list[list[Episode]], list[list[Episode]]]:
+    """Groups for one update, and all that were played for it.
+
+    A group that teaches nothing (equal rewards, or nothing to grade) is replaced by another of the same skill, for up
+    to `rollout.refill` of the groups, so that the mixture is kept by what the learner sees.
+    """
+    config = run.config
+    admitted: list[list[Episode]] = []
+    played: list[list[Episode]] = []
+    wanted, budget = config.rollout.groups_per_step, int(config.rollout.groups_per_step * config.rollout.refill)
+    attempt = 0
+    while wanted > 0:
+        tasks = [run.mixture.next_task() for _ in range(wanted)]
+        seed = config.seed * 1_000_003 + run.step * 101 + attempt
+        groups = await run.collector.collect(
+            tasks, config.rollout.group_size, seed=seed, temperature=config.rollout.temperature
+        )
+        played += groups
+        _check_circuit(groups, config.sandbox.max_infra_share)
+        for group in groups:
+            kept = learnable(group, config.reward.truncated)
+            if kept:
+                admitted.append(kept)
+                run.mixture.admit(group[0].task.skill)
+            else:
+                run.mixture.drop(group[0].task.skill)
+        wanted = min(config.rollout.groups_per_step - len(admitted), budget)
+        budget -= wanted
+        attempt += 1
+    return admitted, played
+
+
+def _check_circuit(groups: Sequence[Sequence[Episode]], max_share: float) -> None:
+    episodes = [e for g in groups for e in g]
+    lost = [e for e in episodes if e.outcome.reason == "infra"]
+    if len(lost) > max_share * len(episodes):
+        raise CircuitBroken(
+            f"{len(lost)} of {len(episodes)} episodes were lost to the sandbox service, more than "
+            f"sandbox.max_infra_share={max_share:g}; the last one said: {lost[-1].outcome.detail}. Repair the service "
+            "and run the same command: training goes on from the last checkpoint"
+        )
+
+
+async def _evaluate(run: Run, name: str) -> None:
+    """Avg@k on the held-out suites into eval/NAME.json; done once."""
+    config, path = run.config, run.workdir / "eval" / f"{name}.json"
+    if path.exists() or not config.eval.samples:
+        return
+    tasks = evaluate.evaluation_tasks(run.tasks, tuple(config.tasks.kinds), config.eval.max_tasks)
+    with _progress() as progress:
+        bar = progress.add_task(f"evaluating {name}", total=len(tasks) * config.eval.samples)
+        groups = await run.collector.collect(
+            tasks,
+            config.eval.samples,
+            seed=config.seed + 7,
+            temperature=config.eval.temperature,
+            on_done=lambda episode: progress.advance(bar),
+        )
+    episodes = [e for g in groups for e in g]
+    _check_circuit(groups, config.sandbox.max_infra_share)
+    write_episodes(run.workdir / "episodes" / f"eval-{name}.jsonl", episodes)
+    evaluate.write_scores(path, evaluate.task_scores(groups))
+
+
+def _finish(run: Run) -> None:
+    """Summary, export and report from what is on disk."""
+    config, workdir = run.config, run.workdir
+    if config.eval.samples:
+        before, after = (evaluate.read_scores(workdir / "eval" / f"{n}.json") for n in ("before", "after"))
+        summary = evaluate.summarise(before, after)
+        (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        print(evaluate.table(summary))
+    export.export_hf(workdir / "hf", run.policy.cfg, run.state.params, run.policy.tokenizer_file, card=_card(run))
+    facts = {"steps": run.step, "policy": config.policy.source, "parameters": f"{run.policy.cfg.num_params:,}"}
+    sample = workdir / "episodes" / "eval-after.jsonl"
+    episodes = list(read_episodes(sample)) if sample.exists() else []
+    picked = episodes[:: max(1, len(episodes) // _REPORT_EPISODES)]
+    page = report.write_report(workdir, f"skillrl: {workdir.name}", facts, picked)
+    print(f"report: {page}\nexported policy: {workdir / 'hf'}")
+
+
+def _card(run: Run) -> str:
+    summary = run.workdir / "summary.json"
+    scores = f"\nScores before and after:\n\n```json\n{summary.read_text()}```\n" if summary.exists() else ""
+    return f"Trained by skillrl for {run.step} steps of joint GRPO from {run.config.policy.source}.\n{scores}"
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=None)
