@@ -1,0 +1,61 @@
+"""Eight CPU devices for the mesh tests, set before jax is imported, and what the tests of the learner share."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from skillrl import sharding  # noqa: E402
+from skillrl.models.config import ModelConfig  # noqa: E402
+from skillrl.types import Episode, Outcome, Status, Task  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def cfg():
+    """The smallest decoder that has every feature."""
+    return ModelConfig(vocab=64, embed=16, layers=2, q_heads=4, kv_heads=2, head_dim=8, mlp=32, unroll=2)
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    return sharding.make_mesh({}, devices=jax.devices()[:1])
+
+
+def make_episode(tokens, mask, *, number=0, skill="editing", group="g", sampler_logprobs=None, outcome=None, **fields):
+    tokens = np.asarray(tokens, np.int32)
+    return Episode(
+        episode_id=f"e{number}",
+        group_id=group,
+        task=Task(f"t{number}", skill, "i", "r", "f", "train", 0, {}),
+        tokens=tokens,
+        loss_mask=np.asarray(mask, bool),
+        sampler_logprobs=np.zeros(len(tokens), np.float32) if sampler_logprobs is None else sampler_logprobs,
+        versions=np.zeros(len(tokens), np.int32),
+        turns=(),
+        status=fields.pop("status", Status.SUBMITTED),
+        outcome=outcome or Outcome(1.0),
+        **fields,
+    )
+
+
+@pytest.fixture(scope="session")
+def episodes():
+    """Nine episodes of uneven length over three skills."""
+    rng = np.random.default_rng(0)
+    lengths = [5, 19, 30, 7, 12, 26, 9, 17, 14]
+    skills = ["editing", "review", "localization"]
+    return [
+        make_episode(
+            rng.integers(0, 64, n),
+            (np.arange(n) >= 2) & (rng.random(n) < 0.7),
+            number=i,
+            skill=skills[i % 3],
+            sampler_logprobs=rng.normal(-4, 0.3, n).astype(np.float32),
+        )
+        for i, n in enumerate(lengths)
+    ]

@@ -1,0 +1,188 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skillrl import sharding
+from skillrl.models import policy as models
+from skillrl.models.cache import KVCache
+from skillrl.models.config import ModelConfig, variant
+
+
+@pytest.fixture(scope="module")
+def policy(cfg, mesh):
+    return models.Policy.create(cfg, mesh, seed=0)
+
+
+def _packed(policy, tokens, positions=None, segments=None):
+    positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
+    segments = np.ones_like(tokens) if segments is None else segments
+    return np.asarray(jax.nn.log_softmax(policy.logits(policy(tokens, positions, segments))))
+
+
+def _tokens(rows, length, seed=0):
+    return np.random.default_rng(seed).integers(0, 64, (rows, length)).astype(np.int32)
+
+
+def test_rms_norm_by_hand():
+    got = models.rms_norm(jnp.array([3.0, 4.0]), jnp.array([1.0, 2.0]), 0.0)  # root mean square = sqrt(12.5)
+    np.testing.assert_allclose(got, [3 / 12.5**0.5, 8 / 12.5**0.5], rtol=1e-6)
+
+
+def test_rotation_by_hand_and_relative():
+    angles = models.rotary_angles(jnp.array([[0, 1]]), 4, 10_000.0)
+    np.testing.assert_allclose(angles[0], [[0, 0], [1, 0.01]], rtol=1e-6)
+    x = jnp.array([1.0, 2, 3, 4]).reshape(1, 1, 1, 4)
+    got = models.rotate(x, jnp.array([[[np.pi / 2, np.pi]]]))
+    np.testing.assert_allclose(got.ravel(), [-3, -2, 1, -4], atol=1e-5)  # (1, 3) by a quarter, (2, 4) by a half turn
+
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+
+    def dot(a, b):
+        at = [models.rotary_angles(jnp.array([[p]]), 8, 100.0) for p in (a, b)]
+        return (models.rotate(q, at[0]) * models.rotate(k, at[1])).sum()
+
+    np.testing.assert_allclose(dot(7, 3), dot(104, 100), rtol=1e-3)
+
+
+def test_attention_by_hand():
+    # Two queries over two keys; scores q k / sqrt(4): [0, 1] and [0, 2]; the first query sees only the first key.
+    q = jnp.array([1.0, 2.0]).reshape(1, 1, 1, 2, 1) * jnp.array([1.0, 0, 0, 0])
+    k = jnp.array([[0.0, 2.0]] + [[0.0, 0.0]] * 3).reshape(1, 1, 4, 2)
+    v = jnp.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]).reshape(1, 1, 2, 4)
+    out = models.attend(q, k, v, jnp.array([[[True, False], [True, True]]]))[0, 0, 0]
+    p = np.exp(2) / (1 + np.exp(2))
+    np.testing.assert_allclose(out, [[1, 0, 0, 0], [1 - p, p, 0, 0]], rtol=1e-6)
+    one = models.attend(q[:, :, :, 1:], k, v, jnp.array([[[True, True]]]))[0, 0, 0]  # the single-query form
+    np.testing.assert_allclose(one, out[1:], rtol=1e-6)
+
+
+def test_a_token_sees_nothing_after_it_and_nothing_of_other_segments(policy):
+    tokens = _tokens(1, 24)
+    segments = np.repeat([[1, 2, 0]], 8, axis=1)
+    positions = np.tile(np.arange(8), (1, 3))
+    base = _packed(policy, tokens, positions, segments)
+    changed = tokens.copy()
+    changed[0, 12:] = (changed[0, 12:] + 1) % 64
+    got = _packed(policy, changed, positions, segments)
+    np.testing.assert_array_equal(got[0, :12], base[0, :12])
+    assert np.abs(got[0, 12:16] - base[0, 12:16]).max() > 1e-3
+
+
+@pytest.mark.parametrize("length", [24, 300])
+def test_packed_equals_separate(policy, length):
+    """300 tokens take several blocks of queries."""
+    tokens, cuts = _tokens(1, length, seed=1), [0, length // 3, length // 3 + 5, length]
+    segments, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+    for i, (a, b) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
+        segments[0, a:b], positions[0, a:b] = i, np.arange(b - a)
+    packed = _packed(policy, tokens, positions, segments)
+    for a, b in zip(cuts, cuts[1:], strict=False):
+        np.testing.assert_allclose(packed[:, a:b], _packed(policy, tokens[:, a:b]), atol=2e-5)
+
+
+@pytest.mark.parametrize("schedule", [[1] * 23, [9] + [1] * 14, [4, 7, 1, 1, 10], [23]], ids=str)
+def test_decoding_gives_the_packed_logprobs(cfg, mesh, policy, schedule):
+    """Prefill chunks of any size and single steps; capacity 400 makes the read length change within the row."""
+    tokens = _tokens(2, 23)
+    want = _packed(policy, tokens)
+    cache, got, start = KVCache.create(cfg, 2, 400, mesh), [], 0
+    step = jax.jit(lambda t, p, c: policy.decode(t, p, c), donate_argnums=2)
+    for count in schedule:
+        span = slice(start, start + count)
+        positions = np.tile(np.arange(23), (2, 1))[:, span]
+        hidden, cache = step(tokens[:, span], positions, cache)
+        got.append(jax.nn.log_softmax(policy.logits(hidden)))
+        start += count
+    np.testing.assert_allclose(np.concatenate(got, axis=1), want, atol=1e-4)
+
+
+def test_rows_at_different_positions_and_long_caches(cfg, mesh, policy):
+    tokens = _tokens(2, 290)
+    want = _packed(policy, tokens)
+    cache = KVCache.create(cfg, 2, 300, mesh)
+    positions = np.stack([np.arange(290), np.where(np.arange(290) < 100, np.arange(290), -1)])
+    _, cache = policy.decode(tokens[:, :289], positions[:, :289], cache)
+    step = np.stack([tokens[0, 289:], tokens[1, 100:101]])
+    hidden, cache = policy.decode(step, np.array([[289], [100]]), cache)
+    got = jax.nn.log_softmax(policy.logits(hidden))[:, 0]
+    np.testing.assert_allclose(got, np.stack([want[0, 289], want[1, 100]]), atol=1e-4)
+
+
+def test_padding_is_written_nowhere(cfg, mesh, policy):
+    cache = KVCache.create(cfg, 2, 16, mesh)
+    hidden, after = policy.decode(_tokens(2, 3), np.array([[-1, 16, 99], [0, -1, 1]]), cache)
+    written = [np.asarray(x).any(axis=(1, 2)) for x in after.k_BKHS]  # [rows, positions]
+    for layer in written:
+        assert not layer[0].any()
+        assert layer[1].tolist() == [True, True] + [False] * 14
+    assert np.isfinite(hidden).all()
+
+
+def test_a_reused_row_does_not_see_what_was_there(cfg, mesh, policy):
+    tokens = _tokens(2, 12)
+    positions = np.arange(12)[None]
+    _, dirty = policy.decode(tokens[:1], positions, KVCache.create(cfg, 1, 32, mesh))
+    got, _ = policy.decode(tokens[1:], positions, dirty)
+    want, _ = policy.decode(tokens[1:], positions, KVCache.create(cfg, 1, 32, mesh))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_forked_rows_continue_alike(cfg, mesh, policy):
+    tokens = _tokens(1, 10)
+    _, cache = policy.decode(tokens[:, :9], np.arange(9)[None], KVCache.create(cfg, 1, 16, mesh))
+    forked = jax.tree.map(lambda x: x[np.array([0, 0, 0])], cache)
+    hidden, _ = policy.decode(np.repeat(tokens[:, 9:], 3, axis=0), np.full((3, 1), 9), forked)
+    want = _packed(policy, tokens)[0, 9]
+    np.testing.assert_allclose(jax.nn.log_softmax(policy.logits(hidden))[:, 0], np.stack([want] * 3), atol=1e-4)
+
+
+def test_decoding_updates_the_cache_in_place(cfg, mesh, policy):
+    cache = KVCache.create(cfg, 2, 128, mesh)
+    step = jax.jit(
+        lambda c: policy.decode(jnp.zeros((2, 1), jnp.int32), jnp.zeros((2, 1), jnp.int32), c)[1], donate_argnums=0
+    )
+    compiled = step.lower(cache).compile()
+    size = sum(x.nbytes for x in jax.tree.leaves(cache))
+    assert compiled.memory_analysis().alias_size_in_bytes >= size
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"data": 2, "tensor": 2}], ids=str)
+def test_any_mesh_gives_the_same_logprobs(cfg, policy, axes):
+    mesh = sharding.make_mesh(axes, devices=jax.devices()[:4])
+    params = jax.device_put(models.split(policy), models.param_shardings(cfg, mesh))
+    tokens = _tokens(4, 20)
+    rows = jax.device_put(tokens, sharding.named(mesh, "batch", None))
+    with jax.set_mesh(mesh):
+        got = jax.jit(lambda p, t: _logprobs(models.merge(cfg, p), t))(params, rows)
+    np.testing.assert_allclose(got, _packed(policy, tokens), atol=2e-5)
+
+
+def _logprobs(policy, tokens):
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return jax.nn.log_softmax(policy.logits(policy(tokens, positions, jnp.ones_like(tokens))))
+
+
+@pytest.mark.parametrize("change", [{"remat": "full"}, {"unroll": 1}], ids=str)
+def test_execution_options_do_not_change_values(cfg, policy, change):
+    other = models.merge(dataclasses.replace(cfg, **change), models.split(policy))
+    tokens = _tokens(2, 16)
+    np.testing.assert_allclose(_packed(other, tokens), _packed(policy, tokens), atol=1e-5)
+
+
+def test_initial_activations_keep_their_scale(mesh):
+    """Fan-in initialisation: logits of a fresh policy have a spread near one, whatever the width."""
+    for width in (32, 128):
+        wide = ModelConfig(vocab=64, embed=width, layers=2, q_heads=4, kv_heads=2, head_dim=16, mlp=2 * width)
+        fresh = models.Policy.create(wide, mesh, seed=0)
+        logits = fresh.logits(fresh(_tokens(2, 32), np.tile(np.arange(32), (2, 1)), np.ones((2, 32), np.int32)))
+        assert 0.5 < float(logits.std()) < 2
+
+
+def test_bad_configurations_are_refused():
+    with pytest.raises(ValueError, match="unknown model variant 'nano'"):
+        variant("nano")
+    with pytest.raises(ValueError, match="no multiple of kv_heads"):
+        variant("tiny", kv_heads=3)
