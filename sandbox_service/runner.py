@@ -8,14 +8,15 @@ imported) and `conftest` (whether the tree's conftest files are used). Its repor
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sandbox_service.backends.base import WORKSPACE, Backend, Ended, HarnessResult
@@ -142,15 +143,25 @@ class Runner:
             "files": {p: None if d is None else base64.b64encode(d).decode() for p, d in extra_files.items()},
             "conftest": await self._has_conftest(task_set, tree, overlays),
         }
-        base = await self._trees.materialise(task_set, tree, *overlays)
-        packages = await self._trees.packages_dir(environment.packages)
-        async with self._slots:
+        packages = await asyncio.to_thread(self._trees.packages_dir, environment.packages)
+        async with self._slots, self._pinned(task_set, tree, overlays) as base:
             workspace = await self._backend.open_workspace(base, packages=packages)
             try:
                 outcome = await workspace.run_harness(json.dumps(spec).encode(), timeout_s=limit_s)
             finally:
                 await workspace.close()
         return read_report(outcome, nonce)
+
+    @contextlib.asynccontextmanager
+    async def _pinned(self, task_set: TaskSet, tree: str, overlays: Sequence[Overlay]) -> AsyncIterator[Path]:
+        stack = contextlib.ExitStack()
+        pinned = self._trees.pinned(task_set, tree, *overlays)
+        entering = asyncio.ensure_future(asyncio.to_thread(stack.enter_context, pinned))
+        try:
+            yield await asyncio.shield(entering)
+        finally:
+            # Also when cancelled while the thread was at it.
+            entering.add_done_callback(lambda _: stack.close())
 
     async def _has_conftest(self, task_set: TaskSet, tree: str, overlays: Sequence[Overlay]) -> bool:
         names = set(await self.tree_files(task_set, tree))
