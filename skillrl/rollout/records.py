@@ -40,11 +40,16 @@ def episode_from_json(line: str) -> Episode:
     return Episode(**record)
 
 
-def append_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
-    """Appends one line an episode; the folder is made where it is missing."""
+def write_episodes(path: str | Path, episodes: Iterable[Episode], *, mode: str = "w") -> None:
+    """One line an episode; the folder is made where it is missing and an older file is replaced."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, mode, encoding="utf-8") as file:
         file.writelines(episode_to_json(episode) + "\n" for episode in episodes)
+
+
+def append_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
+    """Like write_episodes, but keeps what the file holds."""
+    write_episodes(path, episodes, mode="a")
 
 
 def read_episodes(path: str | Path) -> Iterator[Episode]:

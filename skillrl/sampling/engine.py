@@ -59,7 +59,7 @@ class _Row:
 class Engine:
     """Continuous batching over a cache of `rows` x `max_tokens`. All methods belong to the event loop's thread.
 
-    `params` must stay alive (not donated elsewhere) until the next `update`.
+    `params` must not be donated elsewhere while turns are sampled, until `update` has replaced them.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Engine:
         shards = 1 if mesh is None else sharding.batch_shards(mesh)
         self.rows, self.max_tokens, self.version = -(-rows // shards) * shards, max_tokens, version
         self.shapes = (shapes or Shapes.default(self.rows)).rounded(shards)
-        self.counters = Counters()
+        self._counters = Counters()
         # Shapes of the calls made so far: each one is a compilation.
         self.compiled: set[tuple[int, ...]] = set()
         self._cfg, self._params, self._mesh, self._stop_id = cfg, params, mesh, stop_id
@@ -90,9 +90,27 @@ class Engine:
         self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._last_end = 0.0
 
-    def update(self, params: Params, version: int) -> None:
-        """New weights, from the next call on; episodes in flight go on under them."""
+    async def __aenter__(self) -> "Engine":
+        return self
+
+    async def __aexit__(self, *exc) -> None:
+        """Ends the background loop and its thread; turns still in the making fail."""
+        for request in self._requests:
+            if not request.future.done():
+                request.future.set_exception(SamplingError("the sampler was closed"))
+        if self._driver is not None:
+            await asyncio.wait({self._driver})
+        self._executor.shutdown()
+
+    async def update(self, params: Params, version: int) -> None:
+        """New weights; episodes in flight go on under them. When it returns, no call uses the former weights."""
         self._params, self.version = params, version
+        # The worker takes one call after the other: when this one's turn has come, the last old one is over.
+        await asyncio.get_running_loop().run_in_executor(self._executor, lambda: None)
+
+    def counters(self) -> dict[str, float]:
+        """Totals since the engine was made, see Counters."""
+        return dataclasses.asdict(self._counters) | {"compilations": len(self.compiled)}
 
     async def acquire(self) -> int:
         """A row, once one is free; first come, first served."""
@@ -186,7 +204,7 @@ class Engine:
         """One device call, in the worker thread."""
         start = time.monotonic()
         if self._last_end and self._held:
-            self.counters.idle_s += start - self._last_end
+            self._counters.idle_s += start - self._last_end
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             if self._cache is None:
                 self._cache = KVCache.create(self._cfg, self.rows, self.max_tokens, self._mesh)
@@ -206,7 +224,7 @@ class Engine:
         return out
 
     def _count(self, plan: Plan, out: step.Decoded | None, seconds: float) -> None:
-        counters = self.counters
+        counters = self._counters
         counters.busy_s += seconds
         if out is None:
             counters.prefill_calls += 1
