@@ -1,0 +1,220 @@
+"""The process that makes sandboxes: one thread, warm imports, a fork for each command.
+
+The service starts it and speaks to it over a socket (`SOCK_SEQPACKET`, JSON, descriptors beside it). It holds no task
+data: what a command gets travels in a memory file that only the forked child reads. Every mount lives in its private
+mount namespace, and every sandbox dies with it. It dies when the service's end of the socket closes, which the kernel
+sees to even after `kill -9`. A parent-death signal would not do here: it belongs to the *thread* that spawned.
+"""
+
+import array
+import errno
+import gc
+import importlib
+import json
+import os
+import platform
+import selectors
+import signal
+import site
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_service.backends import cgroups, jobs, rootfs
+from sandbox_service.backends import namespaces as ns
+from sandbox_service.backends.seccomp import build_filter
+
+_MAX_MESSAGE, _MAX_FDS = 1 << 16, 8
+
+
+@dataclass
+class _Running:
+    job_id: int
+    workspace: str
+    group: str
+
+
+def main(fd: int) -> None:
+    """Serves until the other end of the socket `fd` closes."""
+    channel = socket.socket(fileno=fd)
+    settings = json.loads(channel.recv(_MAX_MESSAGE))
+    try:
+        zygote = Zygote(channel, settings)
+    except OSError as e:
+        _send(channel, {"error": str(e), "errno": e.errno})
+        return
+    zygote.serve()
+
+
+def _send(channel: socket.socket, message: dict) -> None:
+    channel.send(json.dumps(message).encode())
+
+
+class Zygote:
+    def __init__(self, channel: socket.socket, settings: dict):
+        self._channel = channel
+        self._running: dict[int, _Running] = {}
+        self._unremoved: list[str] = []
+        host = settings["host"]
+        self._host = rootfs.Host(**{**host, "prefixes": tuple(host["prefixes"]), "hidden": tuple(host["hidden"])})
+        if platform.machine() not in ns.MACHINES:
+            raise OSError(errno.ENOSYS, f"the jail knows {', '.join(ns.MACHINES)}, not {platform.machine()}")
+        self._filter = build_filter(platform.machine())
+        groups = cgroups.find(pid=settings["service_pid"])
+        if not self._host.as_root:
+            ns.unshare(ns.CLONE_NEWUSER)
+            ns.map_user(self._host.uid, self._host.gid, self._host.uid, self._host.gid)
+        ns.unshare(ns.CLONE_NEWNS)
+        ns.make_private()
+        rootfs.enter_own_root(settings["mount_point"])
+        rootfs.build_jail(self._host)
+        self._groups = cgroups.Hierarchy(
+            groups.version, {c: Path(f"{rootfs.HOST}{path}") for c, path in groups.parents.items()}
+        )
+        self._workspaces = rootfs.Workspaces(self._host)
+        self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._lifeline = os.pipe()
+        self._prepare_interpreter(settings["packages"])
+        _send(channel, {"ready": True, "cgroups": groups.version, "controllers": sorted(groups.parents)})
+
+    def _prepare_interpreter(self, packages: str) -> None:
+        """Imports the harness from where the sandbox will see it, and freezes what the forks share."""
+        os.symlink(rootfs.HOST + packages, jobs.PACKAGES)
+        # The service's own folder comes first in the script; it goes when the harness is imported.
+        own = sys.path.pop(0)
+        site.setquit()
+        site.setcopyright()
+        site.sethelper()
+        sys.path.append(jobs.PACKAGES)
+        sys.path.append(own)
+        importlib.import_module("sandbox_service.harness")
+        sys.path.remove(own)
+        gc.collect()
+        gc.freeze()
+
+    def serve(self) -> None:
+        wake = os.pipe()
+        for fd in wake:
+            os.set_blocking(fd, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake[1])
+        selector = selectors.DefaultSelector()
+        selector.register(self._channel, selectors.EVENT_READ)
+        selector.register(wake[0], selectors.EVENT_READ)
+        try:
+            while True:
+                for key, _ in selector.select(0.02 if self._unremoved else None):
+                    if key.fd == wake[0]:
+                        with suppress(BlockingIOError):
+                            os.read(wake[0], 4096)
+                    elif not self._receive():
+                        return
+                self._reap()
+                self._unremoved = [group for group in self._unremoved if not self._groups.remove(group)]
+        except BrokenPipeError:
+            return
+        finally:
+            self._shut_down()
+
+    def _receive(self) -> bool:
+        """Handles one request; False at the end of the connection."""
+        message, ancillary, _, _ = self._channel.recvmsg(_MAX_MESSAGE, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            return False
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        request = json.loads(message)
+        try:
+            self._handle(request, list(fds))
+        except OSError as e:
+            _send(self._channel, {"id": request["id"], "error": str(e)})
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _handle(self, request: dict, fds: list[int]) -> None:
+        match request["op"]:
+            case "job":
+                self._start(request["id"], request["workspace"], fds)
+            case "kill":
+                for pid, running in self._running.items():
+                    if running.job_id == request["job"]:
+                        os.kill(pid, signal.SIGKILL)
+            case "open":
+                arguments = ("name", "base", "packages", "disk_bytes", "max_files")
+                self._workspaces.open(*(request[a] for a in arguments))
+                _send(self._channel, {"id": request["id"]})
+            case "close":
+                self._workspaces.close(request["name"])
+                _send(self._channel, {"id": request["id"]})
+
+    def _start(self, job_id: int, workspace: str, fds: list[int]) -> None:
+        group = str(job_id)
+        layers = self._workspaces.layers(workspace)
+        # Only the next child is born into the new pid namespace; this process stays in its own.
+        ns.unshare(ns.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.close(self._lifeline[1])
+                    job = _read_job(fds, group, self._host, self._groups)
+                    jobs.main(job, self._lifeline[0], self._filter, layers)
+                finally:
+                    os._exit(1)
+        finally:
+            ns.set_namespace(self._own_pids, ns.CLONE_NEWPID)
+        self._running[pid] = _Running(job_id, workspace, group)
+
+    def _reap(self) -> None:
+        while self._running:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            running = self._running.pop(pid, None)
+            if running is None:
+                continue
+            events = self._groups.events(running.group)
+            if self._groups.parents and not self._groups.remove(running.group):
+                self._unremoved.append(running.group)
+            _send(
+                self._channel,
+                {
+                    "id": running.job_id,
+                    "status": status,
+                    "out_of_memory": events.out_of_memory,
+                    "out_of_processes": events.out_of_processes,
+                    "file_bytes": events.file_bytes,
+                    "disk_full": self._workspaces.is_full(running.workspace),
+                },
+            )
+
+    def _shut_down(self) -> None:
+        for pid in self._running:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in self._running:
+            with suppress(OSError):
+                os.waitpid(pid, 0)
+        deadline = time.monotonic() + 1.0
+        groups = [*self._unremoved, *(running.group for running in self._running.values())]
+        while groups and time.monotonic() < deadline:
+            groups = [group for group in groups if not self._groups.remove(group)]
+            time.sleep(0.005 if groups else 0)
+        self._groups.close()
+
+
+def _read_job(fds: list[int], group: str, host: rootfs.Host, groups: cgroups.Hierarchy) -> jobs.Job:
+    """In the child: the request and its payload lie in a memory file."""
+    with open(fds[0], "rb", closefd=False) as f:
+        f.seek(0)
+        request = json.loads(f.readline())
+        payload = f.read()
+    request["group"] = group
+    return jobs.Job(request, payload, [*fds[1:], -1][:3], host, groups)
