@@ -2,10 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sandbox_service.backends.base import Ended
+from sandbox_service.graders.bench import ASSERTIONS
+from sandbox_service.graders.paths import is_source
 from sandbox_service.runner import BAD_STATUSES, Runner, TestRun
 from sandbox_service.tasks import Environment, Overlay, TaskSet
 from skillrl.tasks.build.fetch import BuildError
@@ -31,6 +33,8 @@ class Verdict:
     """What the suite does on a changed tree: the tests that fail, or why the change is of no use."""
 
     failing: frozenset[str]
+    # Of these, the ones that fail by an assertion or by an exception out of the package's own code.
+    proper: frozenset[str] = frozenset()
     # "", or one of "timeout", "no report", "collection error".
     rejected: str = ""
 
@@ -56,7 +60,8 @@ class Suite:
         )
 
     async def verdict(self, overlay: Overlay, stable: frozenset[str], *, timeout_s: float | None = None) -> Verdict:
-        return read_verdict(await self.run(overlay, timeout_s=timeout_s), stable)
+        run = await self.run(overlay, timeout_s=timeout_s)
+        return read_verdict(run, stable, lambda path: is_source(path, self.environment))
 
     async def baseline(self, repeats: int = 3) -> Baseline:
         """Raises BuildError when the suite does not run, or nothing in it passes."""
@@ -90,14 +95,18 @@ def compare_runs(runs: list[Mapping[str, str]]) -> tuple[frozenset[str], dict[st
     return frozenset(stable), dict(dropped)
 
 
-def read_verdict(run: TestRun, stable: frozenset[str]) -> Verdict:
+def read_verdict(run: TestRun, stable: frozenset[str], is_source: Callable[[str], bool]) -> Verdict:
     """Which of the stable tests fail. A test that is absent or does not reach its own code rejects the change."""
     if run.ended is Ended.TIMEOUT:
-        return Verdict(frozenset(), "timeout")
+        return Verdict(frozenset(), rejected="timeout")
     if not run.reported:
-        return Verdict(frozenset(), "no report")
+        return Verdict(frozenset(), rejected="no report")
     statuses = {test_id: run.results.get(test_id, "absent") for test_id in stable}
     collected = all(s not in ("absent", "error", "skipped") for s in statuses.values())
     if not collected or any(s == "error" and i not in stable and "::" not in i for i, s in run.results.items()):
-        return Verdict(frozenset(), "collection error")
-    return Verdict(frozenset(i for i, s in statuses.items() if s in BAD_STATUSES))
+        return Verdict(frozenset(), rejected="collection error")
+    failing = frozenset(i for i, s in statuses.items() if s in BAD_STATUSES)
+    proper = frozenset(
+        i for i in failing if run.failures.get(i) in ASSERTIONS or (i in run.places and is_source(run.places[i].path))
+    )
+    return Verdict(failing, proper)

@@ -17,3 +17,9 @@ DIGESTS = {
     "tabulate==0.10.0": "e2cfde8f79420f6deeffdeda9aaec3b6bc5abce947655d17ac662b126e48a60d",
     "toolz==1.2.0": "9667a038e9d6ecba37995e26cb2f59ec6420b6ad8dd9677de59db9b956b08490",
 }
+
+# NAME==VERSION -> distributions that its tests need beside pytest.
+TEST_PACKAGES = {
+    "itsdangerous==2.2.0": ("freezegun==1.5.5", "python-dateutil==2.9.0.post0", "six==1.17.0"),
+    "python-slugify==9.2.0": ("text-unidecode==1.3",),
+}

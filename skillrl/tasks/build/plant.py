@@ -1,5 +1,6 @@
 """Plants bugs in a package and proves each with the package's own suite."""
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -62,6 +63,8 @@ class Planter:
     sources: Mapping[str, str]
     seed: int = 0
     confirmations: int = 2
+    # Mutations that are proven at the same time.
+    jobs: int = 2
     # What became of the mutations tried -> how many.
     tally: Counter = field(default_factory=Counter)
     _proved: dict[str, Verdict] = field(default_factory=dict)
@@ -69,31 +72,30 @@ class Planter:
     async def bugs(self) -> AsyncIterator[Bug]:
         """Bugs as they are proven, until there is no place left."""
         kept: Counter = Counter()
-        for path, site in sample(self.sources, self.seed, per_function=3 * MAX_PER_FUNCTION):
-            mutation = self._mutation(path, site)
-            if kept[mutation.function] == MAX_PER_FUNCTION:
-                continue
-            verdict = await self.prove(mutation)
-            reason = reject(verdict, self.baseline.stable) or await self._unconfirmed(mutation, verdict)
-            self.tally[reason or "kept"] += 1
-            if not reason:
-                kept[mutation.function] += 1
-                yield Bug(mutation, verdict.failing, self.baseline.stable - verdict.failing)
+        proposed = [self._mutation(*s) for s in sample(self.sources, self.seed, per_function=3 * MAX_PER_FUNCTION)]
+        for batch in _batches(proposed, self.jobs):
+            batch = [m for m in batch if kept[m.function] < MAX_PER_FUNCTION]
+            verdicts = await asyncio.gather(*map(self.prove, batch))
+            for mutation, verdict in zip(batch, verdicts, strict=True):
+                if kept[mutation.function] == MAX_PER_FUNCTION:
+                    continue
+                reason = reject(verdict, self.baseline.stable) or await self._unconfirmed(mutation, verdict)
+                self.tally[reason or "kept"] += 1
+                if not reason:
+                    kept[mutation.function] += 1
+                    yield Bug(mutation, verdict.failing, self.baseline.stable - verdict.failing)
 
     async def killed(self, function: tuple[str, str], besides: Mutation) -> list[tuple[Mutation, frozenset[str]]]:
         """Mutations of a function, other than `besides`, that the suite notices, with the tests that do."""
         path, symbol = function
-        candidates = [self._mutation(path, site) for site in spread(self.sources[path], symbol, self.seed)]
+        proposed = [self._mutation(path, site) for site in spread(self.sources[path], symbol, self.seed)[:MAX_TRIED]]
         found = []
-        for mutation in candidates[:MAX_TRIED]:
-            if mutation.text == besides.text:
-                continue
-            verdict = await self.prove(mutation)
-            if verdict.failing:
-                found.append((mutation, verdict.failing))
-            if len(found) == MAX_MUTANTS:
+        for batch in _batches([m for m in proposed if m.text != besides.text], self.jobs):
+            verdicts = await asyncio.gather(*map(self.prove, batch))
+            found += [(m, v.failing) for m, v in zip(batch, verdicts, strict=True) if v.proper]
+            if len(found) >= MAX_MUTANTS:
                 break
-        return found
+        return found[:MAX_MUTANTS]
 
     def functions(self) -> list[tuple[str, str]]:
         """Functions that hold enough sites for a unit_tests task, those with most sites first."""
@@ -109,18 +111,17 @@ class Planter:
 
     async def prove(self, mutation: Mutation) -> Verdict:
         if mutation.key not in self._proved:
-            self._proved[mutation.key] = await self._verdict(mutation)
+            self._proved[mutation.key] = await self.try_text(mutation.path, mutation.text)
         return self._proved[mutation.key]
 
-    async def _unconfirmed(self, mutation: Mutation, verdict: Verdict) -> str:
-        for _ in range(self.confirmations):
-            if await self._verdict(mutation) != verdict:
-                return "differs between runs"
-        return ""
-
-    async def _verdict(self, mutation: Mutation) -> Verdict:
+    async def try_text(self, path: str, text: str) -> Verdict:
+        """What the suite says of the correct tree with one file's text replaced."""
         limit_s = max(10.0, 8 * self.baseline.wall_s)
-        return await self.suite.verdict(mutation.overlay, self.baseline.stable, timeout_s=limit_s)
+        return await self.suite.verdict({path: text}, self.baseline.stable, timeout_s=limit_s)
+
+    async def _unconfirmed(self, mutation: Mutation, verdict: Verdict) -> str:
+        again = [self.try_text(mutation.path, mutation.text) for _ in range(self.confirmations)]
+        return "" if all(v == verdict for v in await asyncio.gather(*again)) else "differs between runs"
 
     def _mutation(self, path: str, site: Site) -> Mutation:
         return Mutation(path, site, apply(self.sources[path], site))
@@ -132,11 +133,25 @@ def reject(verdict: Verdict, stable: frozenset[str]) -> str:
         return verdict.rejected
     if not verdict.failing:
         return "survived"
+    if not verdict.proper:
+        return "fails for another reason than the behaviour"
     if verdict.failing == stable:
         return "nothing passes"
     if len(verdict.failing) > MAX_FAILING_SHARE * len(stable):
         return "too many tests fail"
     return ""
+
+
+def together(source: str, a: Site, b: Site) -> str:
+    """The source with both mutations. Raises ValueError when their spans overlap."""
+    first, second = sorted((a, b), key=lambda s: s.start)
+    if first.end > second.start:
+        raise ValueError("the two sites overlap")
+    return apply(apply(source, second), first)
+
+
+def _batches(items: list, size: int) -> list[list]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def spread(source: str, symbol: str, seed: int) -> list[Site]:

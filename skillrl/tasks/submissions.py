@@ -1,0 +1,156 @@
+"""Submissions that no agent makes: gold, null and those of policies that know nothing; and the search for leaks.
+
+Pure functions of the full records, hidden half included.
+"""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from sandbox_service.graders.base import Submission
+from sandbox_service.tasks import Environment, HiddenTask, Instance, apply_overlay, gold_overlay
+from skillrl.tasks.derive import CANDIDATE_PATH, changed_lines, without_tests
+from skillrl.types import Task
+
+# A shorter line may turn up anywhere by chance.
+MIN_LEAK_CHARACTERS = 20
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What the service has in hand when it grades."""
+
+    submission: Submission = Submission()
+    # The agent's workspace against its start; None marks a deletion.
+    changed: Mapping[str, bytes | None] = field(default_factory=dict)
+
+
+def gold(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> Handed:
+    """The submission that must score the maximum. `files` is the correct tree with all tests."""
+    if task.skill == "localization":
+        return Handed(Submission(files=tuple(sorted(instance.bug))))
+    if task.skill in ("editing", "bug_fixing"):
+        overlay = gold_overlay(instance.bug, files)
+        return Handed(changed={path: None if text is None else text.encode() for path, text in overlay.items()})
+    if task.skill == "unit_tests":
+        return Handed(changed={task.submission_path: removed_tests(task, files).encode()})
+    if task.skill == "reproduction":
+        return Handed(changed={task.submission_path: failing_tests(instance, files).encode()})
+    if task.skill == "review":
+        correct = instance.candidates[task.candidate].correct
+        return Handed(Submission(judgment="YES" if correct else "NO", review="as executed"))
+    raise ValueError(f"no gold submission is defined for skill {task.skill!r}")
+
+
+def null(task: HiddenTask) -> Handed:
+    """Nothing was done and nothing was said."""
+    return Handed(Submission(missing=task.skill in ("localization", "review")))
+
+
+def trivial(
+    task: HiddenTask, instance: Instance, files: Mapping[str, bytes], environment: Environment
+) -> Iterator[tuple[str, Handed, bool]]:
+    """(policy, submission, whether it must score the minimum). The others may be right by luck."""
+    if task.skill == "localization":
+        sources = sorted(p for p in files if p.endswith(".py") and not _is_test(p, environment))
+        yield "first file", Handed(Submission(files=(sources[0],))), False
+        yield "all files", Handed(Submission(files=tuple(sources))), len(sources) > len(instance.bug)
+    elif task.skill == "unit_tests":
+        yield "empty file", _file(task, ""), True
+        yield "assert True", _file(task, "def test_nothing():\n    assert True\n"), True
+    elif task.skill == "reproduction":
+        yield "assert False", _file(task, "def test_bug():\n    assert False\n"), True
+        yield "import missing", _file(task, "import missing_name\n\n\ndef test_bug():\n    pass\n"), True
+    elif task.skill == "review":
+        yield "always YES", Handed(Submission(judgment="YES", review="fine")), False
+        yield "always NO", Handed(Submission(judgment="NO", review="wrong")), False
+
+
+def removed_tests(task: HiddenTask, files: Mapping[str, bytes]) -> str:
+    """One test file of all tests that the task's agent does not see."""
+    texts = []
+    for path in sorted(task.visible):
+        if path in files and task.visible[path] != files[path].decode():
+            left = _test_names(task.visible[path] or "")
+            texts.append(_without(files, path, left))
+    return joined([t for t in texts if t])
+
+
+def failing_tests(instance: Instance, files: Mapping[str, bytes]) -> str:
+    """The test file that holds most of the fail-to-pass tests, with those alone."""
+    by_path: dict[str, set[str]] = {}
+    for test_id in instance.fail_to_pass:
+        path, _, name = test_id.partition("::")
+        by_path.setdefault(path, set()).add(name.partition("[")[0])
+    path = max(sorted(by_path), key=lambda p: len(by_path[p]))
+    return _without(files, path, _test_names(files[path].decode()) - by_path[path])
+
+
+def joined(texts: list[str]) -> str:
+    """Several test files in one. Tests of the same name are told apart; of other names the last definition counts."""
+    if len(texts) < 2:
+        return "".join(texts)
+    seen: set[str] = set()
+    parts, imports = [], []
+    for number, text in enumerate(texts):
+        for name in sorted({n.rpartition("::")[2] for n in _test_names(text)} & seen):
+            text = re.sub(rf"^(\s*(?:async )?def ){name}\b", rf"\g<1>{name}_{number}", text, flags=re.MULTILINE)
+        seen |= {n.rpartition("::")[2] for n in _test_names(text)}
+        future = re.compile(r"^from __future__ import .*\n", re.MULTILINE)
+        imports += future.findall(text)
+        parts.append(future.sub("", text))
+    return "".join(dict.fromkeys(imports)) + "\n\n".join(parts)
+
+
+def leaks(public: Task, task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> list[str]:
+    """Where the agent could read lines of the gold change: inputs of the prompt, and files of its tree.
+
+    The correct tree is what unit_tests shows, and a candidate diff is what review shows: neither is a leak.
+    """
+    gold_change = gold_overlay(instance.bug, files)
+    lines = {
+        line
+        for line in changed_lines(apply_overlay(files, instance.bug), gold_change)
+        if len(line) >= MIN_LEAK_CHARACTERS and _occurrences(files, line) == 1
+    }
+    shown = {f"input {name}": text for name, text in public.inputs.items() if name != "diff"}
+    if task.skill != "unit_tests":
+        tree = apply_overlay(files, task.visible)
+        tree.pop(CANDIDATE_PATH, None)
+        shown |= {f"file {path}": data.decode("utf-8", "replace") for path, data in tree.items()}
+    return [f"{where} holds {line!r}" for where, text in shown.items() for line in sorted(lines) if line in text]
+
+
+def _file(task: HiddenTask, text: str) -> Handed:
+    return Handed(changed={task.submission_path: text.encode()})
+
+
+def _is_test(path: str, environment: Environment) -> bool:
+    return any(path == r or path.startswith(r.rstrip("/") + "/") for r in environment.test_roots)
+
+
+def _occurrences(files: Mapping[str, bytes], line: str) -> int:
+    return sum(data.decode("utf-8", "replace").count(line) for data in files.values())
+
+
+def _without(files: Mapping[str, bytes], path: str, names: set[str]) -> str:
+    """A test file without these test functions."""
+    if not names:
+        return files[path].decode()
+    return without_tests(files, [f"{path}::{name}" for name in names])[path] or ""
+
+
+def _test_names(text: str) -> set[str]:
+    """`test_x` and `TestY::test_x` of a test file."""
+    names = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}::{n.name}" for n in node.body if _is_test_function(n)}
+        elif _is_test_function(node):
+            names.add(node.name)
+    return names
+
+
+def _is_test_function(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test")

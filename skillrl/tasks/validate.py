@@ -1,0 +1,250 @@
+"""Proves a task set in the sandbox: python -m skillrl.tasks.validate DIR [--repeats=3] [--sample=N] [--jobs=2]
+
+For every task the gold submission must score the maximum and the null submission the minimum, each `repeats` times;
+cheap policies that know nothing must not score either, and no text or tree that an agent sees may hold the answer.
+Prints a table and, as its last line, one JSON object. Exit status 1 names the tasks that failed.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sandbox_service.backends.base import Backend
+from sandbox_service.backends.jail import JailBackend
+from sandbox_service.errors import IsolationError, SandboxError
+from sandbox_service.graders import grade
+from sandbox_service.graders.base import Grade, GradeRequest
+from sandbox_service.runner import Runner
+from sandbox_service.tasks import HiddenTask, TaskSet, read_task_set
+from sandbox_service.workspaces import Trees
+from skillrl.tasks.source import read_tasks
+from skillrl.tasks.submissions import Handed, gold, leaks, null, trivial
+from skillrl.types import Task
+
+# (maximum, minimum) of the default rewards; all other skills have (1, 0).
+REWARDS = {"localization": (1.0, -1.0)}
+
+
+@dataclass(frozen=True)
+class ProvingGround:
+    """A sandbox of one's own, in this process."""
+
+    backend: Backend
+    trees: Trees
+    runner: Runner
+
+
+@contextlib.asynccontextmanager
+async def proving_ground(jobs: int = 2) -> AsyncIterator[ProvingGround]:
+    """Raises IsolationError with the remedy when the host cannot isolate what runs."""
+    with tempfile.TemporaryDirectory(prefix="proving-") as folder:
+        backend, trees = JailBackend(Path(folder, "workspaces")), Trees(Path(folder, "trees"))
+        try:
+            await backend.start()
+            isolation = await backend.self_test()
+            if isolation.unenforced:
+                raise IsolationError(
+                    f"isolation does not hold on this host ({', '.join(sorted(isolation.unenforced))}); "
+                    "python -m sandbox_service says why; run on a host where it holds"
+                )
+            yield ProvingGround(backend, trees, Runner(backend, trees, concurrency=jobs))
+        finally:
+            await backend.stop()
+
+
+@dataclass
+class SkillReport:
+    """What was seen of one skill."""
+
+    tasks: int = 0
+    gold_max: int = 0
+    null_min: int = 0
+    # Trivial policy -> its rewards.
+    trivial: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Report:
+    skills: dict[str, SkillReport] = field(default_factory=dict)
+    # Task id -> what went wrong.
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    wall_s: float = 0.0
+
+    def fail(self, task_id: str, reason: str) -> None:
+        self.failures.setdefault(task_id, []).append(reason)
+
+    def as_json(self) -> dict:
+        skills = {
+            name: {
+                "tasks": s.tasks,
+                "gold_max": s.gold_max,
+                "null_min": s.null_min,
+                "trivial": {policy: round(sum(r) / len(r), 3) for policy, r in s.trivial.items()},
+                "seconds": round(s.seconds, 1),
+            }
+            for name, s in sorted(self.skills.items())
+        }
+        return {
+            "tasks": sum(s.tasks for s in self.skills.values()),
+            "failures": self.failures,
+            "skills": skills,
+            "wall_s": round(self.wall_s, 1),
+        }
+
+
+class Validator:
+    """Grades gold, null and trivial submissions of single tasks."""
+
+    def __init__(self, task_set: TaskSet, ground: ProvingGround, repeats: int = 3):
+        self._set, self._ground, self._repeats = task_set, ground, repeats
+        self.report = Report()
+
+    async def check(self, public: Task) -> None:
+        """Adds one task's verdicts to the report."""
+        started = time.monotonic()
+        task = self._set.task(public.task_id)
+        best, worst = REWARDS.get(task.skill, (1.0, 0.0))
+        skill = self.report.skills.setdefault(task.skill, SkillReport())
+        skill.tasks += 1
+        instance = self._set.instance_of(task)
+        files = dict(await self._ground.runner.tree_files(self._set, instance.tree))
+        environment = self._set.environment_of(instance)
+        for where in leaks(public, task, instance, files):
+            self.report.fail(task.task_id, f"leak: {where}")
+        skill.gold_max += await self._always(task, "gold", gold(task, instance, files), best)
+        skill.null_min += await self._always(task, "null", null(task), worst)
+        for policy, handed, is_wrong in trivial(task, instance, files, environment):
+            reward, detail = await self._reward(task, handed)
+            if reward is None or (is_wrong and reward != worst):
+                self.report.fail(task.task_id, f"{policy} got {reward} {detail}".strip())
+            if reward is not None:
+                skill.trivial.setdefault(policy, []).append(reward)
+        skill.seconds += time.monotonic() - started
+
+    async def _always(self, task: HiddenTask, name: str, handed: Handed, expected: float) -> bool:
+        for repeat in range(self._repeats):
+            reward, detail = await self._reward(task, handed)
+            if reward != expected:
+                self.report.fail(
+                    task.task_id, f"{name} got {reward}, not {expected} (run {repeat + 1}) {detail}".strip()
+                )
+                return False
+        return True
+
+    async def _reward(self, task: HiddenTask, handed: Handed) -> tuple[float | None, str]:
+        graded = await grade_submission(self._set, task, handed, self._ground.runner)
+        detail = " ".join(filter(None, (graded.reason, graded.detail)))
+        return graded.reward, detail or str(dict(graded.components))
+
+
+async def grade_submission(task_set: TaskSet, task: HiddenTask, handed: Handed, runner: Runner) -> Grade:
+    """The grade of a submission that no agent made."""
+    instance = task_set.instance_of(task)
+    environment = task_set.environment_of(instance)
+    return await grade(GradeRequest(task_set, task, instance, environment, handed.submission, handed.changed), runner)
+
+
+async def validate(
+    path: Path,
+    *,
+    repeats: int = 3,
+    sample: int | None = None,
+    jobs: int = 2,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Proves the set at `path`, or `sample` tasks of it. Raises TaskSetError or IsolationError."""
+    started = time.monotonic()
+    task_set, tasks = read_task_set(path), read_tasks(path)
+    tasks = choose(tasks, sample, seed)
+    async with proving_ground(jobs) as ground:
+        validator = Validator(task_set, ground, repeats)
+        slots, done = asyncio.Semaphore(jobs), 0
+
+        async def check(task: Task) -> None:
+            nonlocal done
+            async with slots:
+                await validator.check(task)
+            done += 1
+            progress(done, len(tasks))
+
+        async with asyncio.TaskGroup() as group:
+            for task in tasks:
+                group.create_task(check(task))
+    validator.report.wall_s = time.monotonic() - started
+    return validator.report
+
+
+def choose(tasks: Sequence[Task], sample: int | None, seed: int) -> list[Task]:
+    """`sample` tasks at random, the skills taking turns; all of them for None."""
+    if sample is None or sample >= len(tasks):
+        return list(tasks)
+    shuffled = random.Random(seed).sample(list(tasks), len(tasks))
+    turns: dict[str, int] = {}
+    order = []
+    for task in shuffled:
+        turns[task.skill] = turns.get(task.skill, 0) + 1
+        order.append((turns[task.skill], task.skill, task.task_id, task))
+    return [task for *_, task in sorted(order, key=lambda o: o[:3])][:sample]
+
+
+def show(report: Report, console: Console) -> None:
+    table = Table(
+        "skill", "tasks", "gold max", "null min", "trivial policies (mean reward)", "seconds", title="validate"
+    )
+    for name, s in sorted(report.skills.items()):
+        policies = ", ".join(f"{p} {sum(r) / len(r):.2f}" for p, r in s.trivial.items())
+        table.add_row(name, *map(str, (s.tasks, s.gold_max, s.null_min)), policies, f"{s.seconds:.1f}")
+    console.print(table)
+    for task_id, reasons in sorted(report.failures.items()):
+        console.print(f"{task_id}: {'; '.join(reasons)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m skillrl.tasks.validate", description=__doc__.partition("\n")[0])
+    parser.add_argument("path", type=Path, metavar="DIR", help="a task set")
+    parser.add_argument("--repeats", type=int, default=3, help="times that gold and null are graded")
+    parser.add_argument("--sample", type=int, default=None, help="prove this many tasks only")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sandboxes at the same time")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    options = parser.parse_args(argv)
+    if min(options.repeats, options.jobs) < 1 or (options.sample is not None and options.sample < 1):
+        parser.error("--repeats, --jobs and --sample must be at least 1")
+    columns = (TextColumn("proving"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+            line = bar.add_task("", total=None)
+            report = asyncio.run(
+                validate(
+                    options.path,
+                    repeats=options.repeats,
+                    sample=options.sample,
+                    jobs=options.jobs,
+                    seed=options.seed,
+                    progress=lambda done, total: bar.update(line, completed=done, total=total),
+                )
+            )
+    except SandboxError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    show(report, Console(width=None if sys.stdout.isatty() else 120))
+    print(json.dumps(report.as_json()))
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
