@@ -9,16 +9,15 @@ earlier process left behind (cgroups, state folders) when it starts; a client wh
 """
 
 import asyncio
-import hashlib
 import logging
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from sandbox_service.backends.base import Backend, Ended, ExecResult, Workspace
+from sandbox_service.calls import Calls, fingerprint, join, retrieve
 from sandbox_service.errors import BadRequest, Draining, IdReused, NotFound, Overloaded, SandboxError, TaskSetError
 from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFault
 from sandbox_service.policy import Policy, Slots
@@ -35,24 +34,17 @@ ENDINGS_KEPT = 10_000
 
 
 @dataclass
-class _Call:
-    fingerprint: str
-    # None when the answer is no longer kept.
-    run: asyncio.Task | None
-
-
-@dataclass
 class _Session:
     session_id: str
     run_id: str
-    fingerprint: str
+    contents: str
     task_set: TaskSet
     task: HiddenTask
     ttl_s: float
     opened_at: float
     expires_at: float
+    calls: Calls
     opening: asyncio.Task[Workspace] | None = None
-    calls: OrderedDict[str, _Call] = field(default_factory=OrderedDict)
 
 
 class Sessions:
@@ -100,20 +92,22 @@ class Sessions:
         self._check_accepting()
         if not session_id or not run_id:
             raise BadRequest("session_id and run_id must not be empty; the client makes both")
-        fingerprint = _fingerprint("open", run_id, task_set, task_id, skill, lease_ttl_s)
+        contents = fingerprint("open", run_id, task_set, task_id, skill, lease_ttl_s)
         session = self._sessions.get(session_id)
         if session is None:
-            session = self._new_session(session_id, run_id, task_set, task_id, skill, lease_ttl_s, fingerprint)
-        elif session.fingerprint != fingerprint:
+            session = self._new_session(session_id, run_id, task_set, task_id, skill, lease_ttl_s, contents)
+        elif session.contents != contents:
             raise IdReused(f"session {session_id!r} is open with a different request; make a new id for each session")
         await self._workspace(session)
-        self._touch(self._find(session_id))
+        if self._sessions.get(session_id) is not session:
+            raise self._gone(session_id)
+        self._touch(session)
         return session.ttl_s
 
     async def exec(self, session_id: str, request_id: str, command: str, timeout_s: float = 0.0) -> ExecResult:
         """Runs a bash command; what it does wrong is in the result."""
         session = self._session(session_id)
-        fingerprint = _fingerprint("exec", command, timeout_s)
+        contents = fingerprint("exec", command, timeout_s)
         timeout_s = self._positive("timeout_s", timeout_s) or self.policy.exec_default_s
         left_s = session.opened_at + self.policy.lifetime_s - self._clock()
         timeout_s = min(timeout_s, self.policy.exec_max_s, left_s)
@@ -126,7 +120,7 @@ class Sessions:
                 workspace = await self._workspace(session)
                 return await workspace.run(["bash", "-c", command], timeout_s=timeout_s)
 
-        return await self._once(session, request_id, fingerprint, run)
+        return await session.calls.once(request_id, contents, run)
 
     async def str_replace(self, session_id: str, request_id: str, edit: Edit) -> EditResult:
         session = self._session(session_id)
@@ -135,7 +129,7 @@ class Sessions:
             async with self._execs.take():
                 return await apply_edit(await self._workspace(session), edit)
 
-        return await self._once(session, request_id, _fingerprint("str_replace", edit), run)
+        return await session.calls.once(request_id, fingerprint("str_replace", edit), run)
 
     async def score(self, session_id: str, request_id: str, submission: Submission, reward_mode: str = "") -> Grade:
         """Grades the submission. A fault of ours is a grade without a reward, never an exception."""
@@ -148,7 +142,7 @@ class Sessions:
             async with self._scores.take():
                 return await self._score(session, submission, reward_mode)
 
-        return await self._once(session, request_id, _fingerprint("score", submission, reward_mode), run)
+        return await session.calls.once(request_id, fingerprint("score", submission, reward_mode), run)
 
     def renew(self, session_ids: Sequence[str], lease_ttl_s: float = 0.0) -> list[str]:
         """Extends leases; returns the ids that are lost."""
@@ -174,7 +168,8 @@ class Sessions:
     async def expire(self) -> int:
         """Closes the sessions whose lease has run out."""
         now = self._clock()
-        return await self._close([s for s in self._sessions.values() if s.expires_at <= now], "expired")
+        expired = [s for s in self._sessions.values() if s.expires_at <= now and s.opening.done()]
+        return await self._close(expired, "expired")
 
     async def keep_expiring(self, interval_s: float = 1.0) -> None:
         while True:
@@ -202,12 +197,15 @@ class Sessions:
     def _find(self, session_id: str) -> _Session:
         session = self._sessions.get(session_id)
         if session is None or session.expires_at <= self._clock():
-            known = "expired" if session else self._endings.get(session_id, "is unknown here")
-            raise NotFound(
-                f"session {session_id!r} {known}; open a new one and start the episode again "
-                f"(renew leases in time; sessions do not outlive the service or {self.policy.lifetime_s:.0f} s)"
-            )
+            raise self._gone(session_id)
         return session
+
+    def _gone(self, session_id: str) -> NotFound:
+        known = "expired" if session_id in self._sessions else self._endings.get(session_id, "is unknown here")
+        return NotFound(
+            f"session {session_id!r} {known}; open a new one and start the episode again "
+            f"(renew leases in time; sessions do not outlive the service or {self.policy.lifetime_s:.0f} s)"
+        )
 
     def _session(self, session_id: str) -> _Session:
         self._check_accepting()
@@ -219,7 +217,7 @@ class Sessions:
         ttl_s = min(ttl_s or session.ttl_s, self.policy.lease_max_s)
         session.expires_at = min(self._clock() + ttl_s, session.opened_at + self.policy.lifetime_s)
 
-    def _new_session(self, session_id, run_id, task_set, task_id, skill, lease_ttl_s, fingerprint) -> _Session:
+    def _new_session(self, session_id, run_id, task_set, task_id, skill, lease_ttl_s, contents) -> _Session:
         if session_id in self._endings:
             raise IdReused(f"session {session_id!r} {self._endings[session_id]}; make a new id for each session")
         if task_set not in self.task_sets:
@@ -232,10 +230,10 @@ class Sessions:
         ttl_s = min(self._positive("lease_ttl_s", lease_ttl_s) or self.policy.lease_default_s, self.policy.lease_max_s)
         if len(self._sessions) >= self.policy.max_sessions:
             raise Overloaded(f"all {self.policy.max_sessions} sessions are open; retry later or raise --max-sessions")
-        now = self._clock()
-        session = _Session(session_id, run_id, fingerprint, tasks, task, ttl_s, now, now + ttl_s)
+        now, calls = self._clock(), Calls(session_id, self.policy.answers_kept)
+        session = _Session(session_id, run_id, contents, tasks, task, ttl_s, now, now + ttl_s, calls)
         session.opening = asyncio.create_task(self._open_workspace(session))
-        session.opening.add_done_callback(_retrieve)
+        session.opening.add_done_callback(retrieve)
         self._sessions[session_id] = session
         return session
 
@@ -253,30 +251,7 @@ class Sessions:
             raise
 
     async def _workspace(self, session: _Session) -> Workspace:
-        return await _join(session.opening, session.session_id)
-
-    async def _once(self, session: _Session, request_id: str, fingerprint: str, run: Callable[[], Awaitable]) -> Any:
-        """Runs a call the first time its id is seen, and gives that run's answer every time."""
-        if not request_id:
-            raise BadRequest("request_id must not be empty; the client makes it")
-        call = session.calls.get(request_id)
-        if call is None:
-            call = session.calls[request_id] = _Call(fingerprint, asyncio.create_task(run()))
-            call.run.add_done_callback(lambda done: self._finished(session, request_id, done))
-        elif call.fingerprint != fingerprint:
-            raise IdReused(f"request {request_id!r} came before with other contents; make a new id for each request")
-        elif call.run is None:
-            raise IdReused(
-                f"request {request_id!r} was answered long ago; only {self.policy.answers_kept} answers are kept"
-            )
-        return await _join(call.run, session.session_id)
-
-    def _finished(self, session: _Session, request_id: str, done: asyncio.Task) -> None:
-        if isinstance(_retrieve(done), Overloaded):
-            session.calls.pop(request_id, None)  # it never ran, so the same id may try again
-        answered = [c for c in session.calls.values() if c.run is not None and c.run.done()]
-        for call in answered[: -self.policy.answers_kept]:
-            call.run = None
+        return await join(session.opening, session.session_id)
 
     async def _score(self, session: _Session, submission: Submission, reward_mode: str) -> Grade:
         try:
@@ -326,34 +301,13 @@ class Sessions:
         return len(sessions)
 
     async def _destroy(self, session: _Session) -> None:
-        runs = [c.run for c in session.calls.values() if c.run is not None and not c.run.done()]
-        for run in runs:
-            run.cancel()
-        if runs:
-            await asyncio.wait(runs)
+        await session.calls.cancel()
         await asyncio.wait({session.opening})  # cancelling it half-way could leak what it has made
         if session.opening.exception() is None:
             try:
                 await session.opening.result().close()
             except Exception:
                 log.exception("closing session %s failed", session.session_id)
-
-
-async def _join(run: asyncio.Task, session_id: str) -> Any:
-    """The task's result; going away does not cancel the task."""
-    await asyncio.wait({run})
-    if run.cancelled():
-        raise NotFound(f"session {session_id!r} was closed during the call; open a new one")
-    return run.result()
-
-
-def _retrieve(done: asyncio.Task) -> BaseException | None:
-    """The task's exception; reading it keeps asyncio quiet when the client has gone away."""
-    return None if done.cancelled() else done.exception()
-
-
-def _fingerprint(*request: Any) -> str:
-    return hashlib.sha256(repr(request).encode()).hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from sandbox_service.graders.base import Grade
 from sandbox_service.server import Identity, Server
 from sandbox_service.sessions import Sessions
 from sandbox_service.tasks import Environment, HiddenTask, Instance, TaskSetWriter, read_task_set
+from sandbox_service.workspaces import Trees
 
 CORRECT = b"def double(x):\n    return 2 * x\n"
 BUGGY = "def double(x):\n    return 3 * x\n"
@@ -120,6 +121,13 @@ class PlainBackend(Backend):
             await workspace.close()
 
 
+class BareTrees(Trees):
+    """PlainBackend has no use for packages."""
+
+    async def packages_dir(self, packages=()):
+        return self._packages
+
+
 async def pass_all(request) -> Grade:
     """A grade that shows what it was given."""
     return Grade(1.0, {"changed": float(len(request.changed))}, detail=",".join(sorted(request.changed)))
@@ -128,13 +136,11 @@ async def pass_all(request) -> Grade:
 @contextlib.asynccontextmanager
 async def sessions_on(tmp_path: Path, grade=pass_all, policy=None, clock=time.monotonic):
     """Yields (sessions, backend, digest of the task set), accepting calls."""
-    from sandbox_service.workspaces import Trees
-
     digest = write_task_set(tmp_path / "tasks")
     backend = PlainBackend(tmp_path / "workspaces")
     await backend.start()
     task_sets = [read_task_set(tmp_path / "tasks")]
-    sessions = Sessions(backend, Trees(tmp_path / "trees"), task_sets, grade, policy, clock)
+    sessions = Sessions(backend, BareTrees(tmp_path / "trees"), task_sets, grade, policy, clock)
     sessions.accept()
     try:
         yield sessions, backend, digest

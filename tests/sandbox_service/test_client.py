@@ -133,18 +133,18 @@ def test_oversized_messages(tmp_path):
 def test_heartbeat_keeps_leases_and_their_loss_is_told(tmp_path):
     async def test(client, sessions, backend, digest):
         session = await client.open(digest, "t-editing", "editing")
-        await sessions.open("unrenewed", "other", digest, "t-editing", "editing", 0.6)
+        await sessions.open("unrenewed", "other", digest, "t-editing", "editing", 1.5)
         expiring = asyncio.create_task(sessions.keep_expiring(0.05))
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3)
         assert (await client.info()).open_sessions == 1
         assert (await session.exec("echo alive")).output == "alive\n"
         expiring.cancel()
         client._heartbeat.cancel()
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(1.6)
         with pytest.raises(NotFound, match="expired; open a new one"):
             await session.exec("true")
 
-    on_service(tmp_path, test, lease_ttl_s=0.6)
+    on_service(tmp_path, test, lease_ttl_s=1.5)
 
 
 class SlowBackend(PlainBackend):
