@@ -74,7 +74,9 @@ def base_config() -> ConfigDict:
     # Tokens of a packed row; denominators of the loss ("skill_token_mean", "token_mean", "sequence_mean").
     # `rows` is used by the warm-up of the supervised program alone.
     c.packing = ConfigDict(dict(row_tokens=32_768, denominator="skill_token_mean", rows=0))
-    c.sandbox = ConfigDict(dict(address="", allow_unsafe=False, max_in_flight=256))
+    # address "": a service embedded in this process's life. Training stops when more than `max_infra_share` of a
+    # step's episodes are lost to faults of the service.
+    c.sandbox = ConfigDict(dict(address="", allow_unsafe=False, max_in_flight=256, max_infra_share=0.3))
     c.checkpoint = ConfigDict(dict(every_steps=10, keep=3))
     # every_steps 0: only before and after training.
     c.eval = ConfigDict(dict(every_steps=0, samples=3, temperature=1.0, max_tasks=0))

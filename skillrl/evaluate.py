@@ -128,3 +128,21 @@ def write_scores(path: Path, scores: Sequence[TaskScore]) -> None:
 
 def read_scores(path: Path) -> list[TaskScore]:
     return [TaskScore(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def table(summary: Mapping) -> str:
+    """The before/after table of summary.json as text."""
+    lines = [f"{'Avg@k (0 to 1)':34}{'before':>8}{'after':>8}{'change':>9}{'s.e.':>7}{'tasks':>7}"]
+
+    def add(name: str, s: Mapping) -> None:
+        change = s["after"] - s["before"]
+        lines.append(f"{name:34}{s['before']:8.3f}{s['after']:8.3f}{change:+9.3f}{s['stderr']:7.3f}{s['n']:7}")
+
+    for title, part in (("held-out repositories", summary), ("held-out families", summary["heldout_families"])):
+        lines.append(title)
+        for name, scores in (part["skills"] | part["composite"]).items():
+            add(f"  {name}", scores)
+        n = sum(s["n"] for s in part["skills"].values())
+        mean = {"before": part["mean_before"], "after": part["mean_after"], "stderr": part["mean_stderr"], "n": n}
+        add("  mean of the skills", mean)
+    return "\n".join(lines)

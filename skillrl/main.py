@@ -14,15 +14,18 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; write --flag=value")
     from sandbox_service.errors import SandboxError
-    from skillrl import setup, sft, train
+    from skillrl import setup
 
     config, workdir = _CONFIG.value, Path(_WORKDIR.value).resolve()
     workdir.mkdir(parents=True, exist_ok=True)
-    programs = {"rl": train.run, "sft": sft.run}
     try:
-        if config.program not in programs:
-            raise setup.ConfigError(f"program={config.program!r}; one of {', '.join(programs)}")
-        programs[config.program](config, workdir)
+        if config.program == "rl":
+            from skillrl import train as program
+        elif config.program == "sft":
+            from skillrl import sft as program
+        else:
+            raise setup.ConfigError(f"program={config.program!r}; one of rl, sft")
+        program.run(config, workdir)
     except (SandboxError, ValueError, OSError, RuntimeError) as e:
         if _DEBUG.value:
             raise

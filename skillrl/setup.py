@@ -22,6 +22,7 @@ from skillrl.models.config import ModelConfig, variant
 from skillrl.rl.learner import Learner, LearnerConfig
 from skillrl.rl.losses import LossConfig
 from skillrl.rollout.episode import Budgets
+from skillrl.sampling.engine import Engine
 from skillrl.tasks.source import read_tasks
 from skillrl.tokenizer import SentencePieceTokenizer
 from skillrl.types import Task
@@ -105,6 +106,18 @@ def make_learner(config: ConfigDict, cfg: ModelConfig, mesh: Mesh, *, decay_step
         **config.learner.to_dict(),
     )
     return Learner(cfg, learner, mesh)
+
+
+def make_engine(config: ConfigDict, policy: Policy, params: models.Params, version: int) -> Engine:
+    return Engine(
+        policy.cfg,
+        params,
+        stop_id=policy.chat.stop_id,
+        rows=config.rollout.rows,
+        max_tokens=config.rollout.max_tokens,
+        mesh=policy.mesh,
+        version=version,
+    )
 
 
 def make_budgets(config: ConfigDict) -> Budgets:

@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 metrics.write(step, scalars)
                 progress.update(bar, advance=1, description=f"{name}, loss {scalars['loss']:.3f}")
                 if (step + 1) % config.checkpoint.every_steps == 0 or step + 1 == end:
-                    checkpoints.save(step + 1, state, {})
+                    checkpoints.save(step + 1, state, cfg)
         metrics.close()
         return state
 
@@ -69,7 +69,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     tokenizer = SentencePieceTokenizer(workdir / setup.TOKENIZER_FILE)
     batches = Trajectories(config, [e for e in trajectories if len(e.tokens) <= length], tokenizer)
     state = train("imitating", state, config.num_steps, batches.draw)
-    export.export_hf(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, card=_card(config, state))
+    export.export(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, _card(config, state))
 
 
 def _card(config: ConfigDict, state) -> str:

@@ -114,7 +114,9 @@ async def _train(run: Run) -> None:
             run.step += 1
             every = config.eval.every_steps
             if run.step % config.checkpoint.every_steps == 0 or run.step == config.num_steps:
-                run.checkpoints.save(run.step, run.state, {"step": run.step, "mixture": run.mixture.state()})
+                run.checkpoints.save(
+                    run.step, run.state, run.policy.cfg, {"step": run.step, "mixture": run.mixture.state()}
+                )
             if every and run.step % every == 0 and run.step < config.num_steps:
                 await _evaluate(run, f"step-{run.step}")
             text = f"training, score {scalars['score']:.2f}, {scalars['tokens_per_s']:.0f} tokens/s"
@@ -230,7 +232,7 @@ def _finish(run: Run) -> None:
         summary = evaluate.summarise(before, after)
         (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         print(evaluate.table(summary))
-    export.export_hf(workdir / "hf", run.policy.cfg, run.state.params, run.policy.tokenizer_file, card=_card(run))
+    export.export(workdir / "hf", run.policy.cfg, run.state.params, run.policy.tokenizer_file, _card(run))
     facts = {"steps": run.step, "policy": config.policy.source, "parameters": f"{run.policy.cfg.num_params:,}"}
     sample = workdir / "episodes" / "eval-after.jsonl"
     episodes = list(read_episodes(sample)) if sample.exists() else []
