@@ -45,11 +45,24 @@ class Edit:
     old: str
     new: str
 
-    def overlay(self, files: Mapping[str, bytes]) -> dict[str, str]:
-        text = files[self.path].decode()
-        if text.count(self.old) != 1:
-            raise Unproven(f"{self.path}: {self.old!r} occurs {text.count(self.old)} times")
-        return {self.path: text.replace(self.old, self.new)}
+
+def edit_between(path: str, before: str, after: str) -> Edit:
+    """The smallest block of whole lines that turns one text into the other and occurs once in `before`."""
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    head = 0
+    while head < min(len(old), len(new)) and old[head] == new[head]:
+        head += 1
+    tail = 0
+    while tail < min(len(old), len(new)) - head and old[-1 - tail] == new[-1 - tail]:
+        tail += 1
+    while True:
+        block = "".join(old[head : len(old) - tail])
+        if block and before.count(block) == 1 and before.startswith(block, len("".join(old[:head]))):
+            return Edit(path, block, "".join(new[head : len(new) - tail]))
+        if head:
+            head -= 1
+        else:
+            tail -= 1
 
 
 @dataclass(frozen=True)
@@ -104,11 +117,11 @@ class Draft:
     family: str
     files: Mapping[str, bytes]
     # On the correct tree: plants the bug.
-    bug: Sequence[Edit]
+    bug: Overlay
     # On the correct tree, one each.
-    mutants: Sequence[Edit]
+    mutants: Sequence[Overlay]
     # On the buggy tree: a plausible change that does not solve the issue.
-    wrong_fix: Sequence[Edit]
+    wrong_fix: Overlay
     target_path: str
     target_symbol: str
     texts: Texts
@@ -130,7 +143,7 @@ def prove(draft: Draft, instance_id: str, *, split: str, level: int, min_mutants
     gold = Suite(files, limited=limited).results()
     if not all(gold.values()):
         raise Unproven(f"fails on the correct tree: {[t for t, ok in gold.items() if not ok]}")
-    bug = _overlay(files, draft.bug)
+    bug = draft.bug
     buggy_files = apply_overlay(files, bug)
     fixed = gold_overlay(bug, files)
     buggy = Suite(files, bug, limited=limited)
@@ -138,15 +151,14 @@ def prove(draft: Draft, instance_id: str, *, split: str, level: int, min_mutants
     if not failing or len(failing) * 2 > len(gold):
         raise Unproven(f"{len(failing)} of {len(gold)} tests fail on the bug")
     killed, target_tests = [], set()
-    for mutant in draft.mutants[:MAX_MUTANTS]:
-        overlay = mutant.overlay(files)
+    for overlay in draft.mutants[:MAX_MUTANTS]:
         by = {t for t, ok in Suite(files, overlay, limited=limited).results().items() if not ok}
         if by and not _all_hold(Suite(files, overlay, limited=limited), draft.target_import, draft.target_calls):
             killed.append(overlay)
             target_tests |= by
     if len(killed) < min_mutants:
         raise Unproven(f"{len(killed)} mutants are killed")
-    wrong = _overlay(buggy_files, draft.wrong_fix)
+    wrong = draft.wrong_fix
     wrong_files = apply_overlay(buggy_files, wrong)
     if all(Suite(wrong_files, limited=limited).results().values()):
         raise Unproven("the wrong fix passes the suite")
@@ -177,22 +189,13 @@ def prove(draft: Draft, instance_id: str, *, split: str, level: int, min_mutants
         level=level,
         target_tests=tuple(sorted(target_tests)),
         solution=Solution(
-            edits=tuple(Edit(e.path, e.new, e.old) for e in draft.bug),
+            edits=tuple(edit_between(path, bug[path], text) for path, text in sorted(fixed.items())),
             issue_calls=draft.issue_calls,
             target_calls=draft.target_calls,
             unit_tests=submission(draft.target_import, draft.target_symbol, draft.target_calls),
             reproduction=submission(draft.issue_import, "reproduction", draft.issue_calls),
         ),
     )
-
-
-def _overlay(files: Mapping[str, bytes], edits: Sequence[Edit]) -> Overlay:
-    files, overlay = dict(files), {}
-    for edit in edits:
-        change = edit.overlay(files)
-        overlay.update(change)
-        files = apply_overlay(files, change)
-    return overlay
 
 
 def _check_issue(draft: Draft, buggy: Suite, correct: Suite) -> None:

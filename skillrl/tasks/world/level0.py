@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from skillrl.tasks.derive import Texts
 from skillrl.tasks.world import expressions, words
 from skillrl.tasks.world.expressions import Expression, Family
-from skillrl.tasks.world.instance import Call, Draft, Edit, Unproven
+from skillrl.tasks.world.instance import Call, Draft, Unproven
 
 PARAMETERS = ("ab", "cd", "gh", "jk", "mn", "pq", "st", "uv", "xy")
 ISSUES = (
@@ -73,20 +73,22 @@ def draft(rng: random.Random, split: str) -> Draft:
     tests = {f.name: _test_arguments(rng, family, f) for f in functions}
     plan = _plan(rng, family, split, target, tests[target.name])
 
-    def change(code: str, line: str = target.line) -> Edit:
-        return Edit(target.module, line + "\n", f"    return {target.fill(code)}\n")
+    files = _files(family, package, modules, functions, tests)
+    text = files[target.module].decode()
+
+    def change(code: str) -> dict[str, str]:
+        return {target.module: text.replace(target.line, f"    return {target.fill(code)}")}
 
     order = [target.call(plan.wrong_input), target.call(plan.right_input)]
     first, second = order if rng.random() < 0.5 else order[::-1]
     words_ = target.fill(target.expression.words)
-    bug = change(plan.bug)
     return Draft(
         repository=f"world/{package}." + ".".join(modules),
         family=family.name,
-        files=_files(family, package, modules, functions, tests),
-        bug=(bug,),
+        files=files,
+        bug=change(plan.bug),
         mutants=tuple(change(code) for code in plan.mutants),
-        wrong_fix=(change(plan.wrong_fix, bug.new.rstrip("\n")),),
+        wrong_fix=change(plan.wrong_fix),
         target_path=target.module,
         target_symbol=target.name,
         texts=Texts(
