@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 
 from skillrl.models import policy as models
@@ -102,9 +103,9 @@ def load_policy(
         return step, model, jax.tree.unflatten(jax.tree.structure(abstract), leaves), json.loads(meta["extra"])
 
 
-def _absolute(directory: str | Path) -> Any:
+def _absolute(directory: str | Path) -> epath.Path:
     text = str(directory)
-    return ocp.path.utils.epath.Path(text if "://" in text else str(Path(text).absolute()))
+    return epath.Path(text if "://" in text else str(Path(text).absolute()))
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
