@@ -8,6 +8,7 @@ from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder goes on where it stopped.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Log everything, and show the stack of an error.")
 
 
 def main(argv: list[str]) -> None:
@@ -16,6 +17,7 @@ def main(argv: list[str]) -> None:
     from sandbox_service.errors import SandboxError
     from skillrl import setup
 
+    logging.set_verbosity(logging.DEBUG if _DEBUG.value else logging.WARNING)
     config, workdir = _CONFIG.value, Path(_WORKDIR.value).resolve()
     workdir.mkdir(parents=True, exist_ok=True)
     try:
@@ -29,11 +31,8 @@ def main(argv: list[str]) -> None:
     except (SandboxError, ValueError, OSError, RuntimeError) as e:
         if _DEBUG.value:
             raise
-        logging.debug("", exc_info=True)
         sys.exit(f"error: {e}")
 
-
-_DEBUG = flags.DEFINE_bool("debug", False, "Show the stack of an error instead of its message alone.")
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
