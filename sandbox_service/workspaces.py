@@ -8,6 +8,7 @@ import asyncio
 import compileall
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -117,6 +118,7 @@ def hold(base: Path) -> int:
     return fd
 
 
+@functools.cache
 def packages_key(packages: tuple[str, ...]) -> str:
     key = json.dumps([sorted(packages), importlib.metadata.version("pytest"), sys.version])
     return hashlib.sha256(key.encode()).hexdigest()[:16]

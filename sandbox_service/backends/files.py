@@ -64,17 +64,17 @@ def _check_below(real: str, path: str, roots: tuple[str, ...]) -> None:
         raise ValueError(f"{path}: leads outside of the workspace")
 
 
-def changed_files(upper: str, base: str, max_bytes: int) -> dict[str, bytes | None]:
+def changed_files(upper: str, base: str, max_bytes: int, *, is_whole: bool = False) -> dict[str, bytes | None]:
     """What the upper directory of an overlay changes in `base`, as Workspace.changed_files promises.
 
-    Reads the layers themselves, never through a symlink.
+    Reads the layers themselves, never through a symlink. `is_whole` says that `upper` is no layer but the whole tree.
     """
     changes: dict[str, bytes | None] = {}
     budget = max_bytes
     upper_fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY)
     base_fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for path, data in _walk_upper(upper_fd, base_fd, "", max_bytes):
+        for path, data in _walk_upper(upper_fd, base_fd, "", max_bytes, is_whole):
             budget -= _ENTRY_BYTES + len(path) + len(data or b"")
             if budget < 0:
                 raise ValueError(f"the change is larger than {max_bytes} bytes")
@@ -85,9 +85,11 @@ def changed_files(upper: str, base: str, max_bytes: int) -> dict[str, bytes | No
     return changes
 
 
-def _walk_upper(upper_fd: int, base_fd: int | None, prefix: str, max_bytes: int) -> Iterator[tuple[str, bytes | None]]:
+def _walk_upper(
+    upper_fd: int, base_fd: int | None, prefix: str, max_bytes: int, is_whole: bool
+) -> Iterator[tuple[str, bytes | None]]:
     names = sorted(os.listdir(upper_fd))
-    if base_fd is not None and _is_opaque(upper_fd):
+    if base_fd is not None and (is_whole or _is_opaque(upper_fd)):
         for name in sorted(set(os.listdir(base_fd)) - set(names)):
             yield from _deleted(base_fd, name, prefix + name)
     for name in names:
@@ -106,7 +108,7 @@ def _walk_upper(upper_fd: int, base_fd: int | None, prefix: str, max_bytes: int)
             try:
                 if below is None and base_mode:
                     yield from _deleted(base_fd, name, path)
-                yield from _walk_upper(fd, below, path + "/", max_bytes)
+                yield from _walk_upper(fd, below, path + "/", max_bytes, is_whole)
             finally:
                 os.close(fd)
                 if below is not None:

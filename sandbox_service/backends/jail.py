@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,7 +23,8 @@ from sandbox_service.backends.base import (
     Limits,
     Workspace,
 )
-from sandbox_service.backends.output import HeadTail
+from sandbox_service.backends.output import DrainedPipe, HeadTail
+from sandbox_service.backends.selftest import attack
 from sandbox_service.backends.supervisor import Supervisor
 from sandbox_service.errors import BadRequest, IsolationError, SandboxError
 from sandbox_service.workspaces import hold, make_packages
@@ -32,7 +33,6 @@ _REPORT_BYTES = 8 << 20
 # From a request until the command starts. More than this means a host in trouble.
 _START_TIMEOUT_S = 60.0
 _FILE_TIMEOUT_S = 60.0
-_READ_BYTES = 1 << 18
 
 
 class JailBackend(Backend):
@@ -78,8 +78,6 @@ class JailBackend(Backend):
             )
 
     async def self_test(self) -> Isolation:
-        from sandbox_service.backends.selftest import attack
-
         return await attack(self, self._state_dir)
 
     async def open_workspace(
@@ -256,7 +254,7 @@ class _Command:
             sinks = (self._add_output, self._add_status, self._add_report)
             if self.request["kind"] == "exec":
                 sinks = sinks[:2]
-            pipes = [_Pipe(loop, sink) for sink in sinks]
+            pipes = [DrainedPipe(loop, sink) for sink in sinks]
             try:
                 self._job_id = self.supervisor.post(
                     "job",
@@ -350,39 +348,3 @@ class _Command:
             return Ended.EXITED, int(last[1])
         # Without a last line the whole namespace was killed from outside; SIGKILL is what the command saw.
         return Ended.SIGNALED, int(last[1]) if last[0] == "signal" else 9
-
-
-class _Pipe:
-    """A pipe whose read end is always drained into `sink`."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Callable[[bytes], None]):
-        self._loop, self._sink = loop, sink
-        self._read_end, self._write_end = os.pipe()
-        os.set_blocking(self._read_end, False)
-        self.closed: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._read_end, self._drain)
-
-    def take_write_end(self) -> int:
-        fd, self._write_end = self._write_end, -1
-        return fd
-
-    def _drain(self) -> None:
-        try:
-            data = os.read(self._read_end, _READ_BYTES)
-        except BlockingIOError:
-            return
-        if data:
-            self._sink(data)
-        else:
-            self.close()
-
-    def close(self) -> None:
-        if self._read_end >= 0:
-            self._loop.remove_reader(self._read_end)
-            os.close(self._read_end)
-            self._read_end = -1
-        if self._write_end >= 0:
-            os.close(self._write_end)
-            self._write_end = -1
-        if not self.closed.done():
-            self.closed.set_result(None)

@@ -61,6 +61,8 @@ def main(job: Job, lifeline_fd: int, filter_program: bytes, layers: tuple[str, s
         ns.close_all_except({job.output_fd, job.status_fd, job.report_fd, lifeline_fd})
         ns.die_with_parent(signal.SIGKILL)
         _reset_signals()
+        # Under memory pressure of the host a sandbox goes before the service.
+        _write_if_possible("/proc/self/oom_score_adj", "500")
         if job.kind in ("exec", "harness"):
             _enter(job, lifeline_fd, network=True)
             _supervise(job, filter_program)
@@ -132,7 +134,6 @@ def _exit_if_orphaned(lifeline_fd: int) -> None:
 
 def _supervise(job: Job, filter_program: bytes) -> None:
     limits, by_group = job.request["limits"], job.groups.parents
-    _write_if_possible("/proc/self/oom_score_adj", "500")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_FSIZE, limits["disk_bytes"])
     # Counted in this user namespace alone, so other sandboxes of the same user do not matter.
@@ -196,10 +197,10 @@ def _run_command(job: Job, filter_program: bytes) -> None:
         os.dup2(job.output_fd, 1)
         os.dup2(job.output_fd, 2)
         ns.close_all_except({job.report_fd} if job.kind == "harness" else set())
-        _write_if_possible("/proc/self/oom_score_adj", "1000")
         _lower(resource.RLIMIT_NOFILE, job.request["limits"]["open_files"])
         ns.install_filter(filter_program)
         ns.set_dumpable(True)
+        _write_if_possible("/proc/self/oom_score_adj", "1000")
         environment = {**ENVIRONMENT, **job.request["env"]}
         code = _call_harness(job, environment) if job.kind == "harness" else _execute(job.request["argv"], environment)
     except BaseException:

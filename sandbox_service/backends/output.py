@@ -1,4 +1,10 @@
-"""Keeps the head and the tail of a stream of unknown length in bounded memory."""
+"""What comes out of a command: pipes that are always drained, into bounded memory."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+_READ_BYTES = 1 << 18
 
 
 class HeadTail:
@@ -27,3 +33,51 @@ class HeadTail:
         self._trim()
         kept = bytes(self._head + self._tail)
         return kept, self.total_bytes - len(kept)
+
+
+class DrainedPipe:
+    """A pipe whose read end is always drained into `sink`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Callable[[bytes], None]):
+        self._loop, self._sink = loop, sink
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self.closed: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._read_end, self._drain)
+
+    def take_write_end(self) -> int:
+        """The caller closes it."""
+        fd, self._write_end = self._write_end, -1
+        return fd
+
+    def _drain(self) -> None:
+        try:
+            data = os.read(self._read_end, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            self._sink(data)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        if self._read_end >= 0:
+            self._loop.remove_reader(self._read_end)
+            os.close(self._read_end)
+            self._read_end = -1
+        if self._write_end >= 0:
+            os.close(self._write_end)
+            self._write_end = -1
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def drain_rest(self) -> None:
+        """Reads what is there now, for a pipe whose writers may live on."""
+        while self._read_end >= 0:
+            try:
+                data = os.read(self._read_end, _READ_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                return
+            self._sink(data)

@@ -29,6 +29,7 @@ from sandbox_service.backends.base import (
 )
 from sandbox_service.backends.jobs import ENVIRONMENT
 from sandbox_service.backends.output import DrainedPipe, HeadTail
+from sandbox_service.backends.selftest import ATTACKS
 from sandbox_service.errors import BadRequest, SandboxError
 from sandbox_service.workspaces import make_packages
 
