@@ -65,12 +65,12 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     orphaned = watch_parent(stop) if options.exit_with_parent else lambda: False
-    backend = make_backend(options.backend, state)
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(backend.stop)
-        trees = Trees(state / "trees")
-        runner = Runner(backend, trees)
         policy = Policy(max_sessions=options.max_sessions)
+        backend = await start_backend(options, state, policy)
+        stack.push_async_callback(backend.stop)
+        trees = Trees(state)
+        runner = Runner(backend, trees, concurrency=policy.max_test_runs)
         sessions = Sessions(backend, trees, task_sets, lambda request: grade(request, runner), policy)
         server = Server(sessions, options.bind)
         address = await server.start()
@@ -85,13 +85,26 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
         expiring.cancel()
 
 
-def make_backend(name: str, state: Path) -> Backend:
-    return {"jail": JailBackend, "unsafe": UnsafeBackend}[name](state / "workspaces")
+async def start_backend(options: argparse.Namespace, state: Path, policy: Policy) -> Backend:
+    """Raises IsolationError with the remedy when this host cannot run the jail and --allow-unsafe is not given."""
+    if options.backend == "jail":
+        # The service bounds what runs; the jail's own bound must not make anything wait beyond its deadline.
+        backend = JailBackend(state, max_running=policy.max_execs + policy.max_test_runs)
+        try:
+            await backend.start()
+            return backend
+        except IsolationError as e:
+            await backend.stop()
+            if not options.allow_unsafe:
+                raise
+            print(f"no jail on this host: {e}", file=sys.stderr)
+    backend = UnsafeBackend(state)
+    await backend.start()
+    return backend
 
 
 async def prove_isolation(backend: Backend, allow_unsafe: bool) -> Isolation:
-    """Starts the backend and attacks it. Raises IsolationError with the remedy when something does not hold."""
-    await backend.start()
+    """Attacks the backend. Raises IsolationError with the remedy when something does not hold."""
     isolation = await backend.self_test()
     print(f"backend {backend.name}; enforced: {', '.join(sorted(isolation.enforced)) or 'nothing'}")
     if isolation.unenforced:

@@ -14,8 +14,9 @@ class Policy:
     """Limits of the service; times in seconds."""
 
     max_sessions: int = 512
-    max_execs: int = max(16, 4 * (os.cpu_count() or 1))
-    # Many wait at once for the few test runs that the runner allows.
+    max_execs: int = 4 * (os.cpu_count() or 1)
+    max_test_runs: int = max(2, os.cpu_count() or 1)
+    # Gradings at the same time; they share the few test runs.
     max_scores: int = 64
     max_waiting: int = 4096
     max_rpcs: int = 8192

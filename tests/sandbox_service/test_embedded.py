@@ -1,0 +1,230 @@
+"""The service as a process: start, refusal, drain, and its end with its parent."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from service_support import PlainBackend, write_task_set
+
+from sandbox_service import sandbox_pb2
+from sandbox_service.__main__ import main, prove_isolation
+from sandbox_service.client import SandboxClient
+from sandbox_service.embedded import EmbeddedService, embedded_service
+from sandbox_service.errors import IsolationError, TaskSetError
+
+ROOT = Path(__file__).parents[2]
+# What the tests start must not outlive them, and its command line must be its own.
+SLEEP = "sleep 98765.4321"
+
+PARENT = """
+import asyncio, os, sys, time
+from sandbox_service.client import SandboxClient
+from sandbox_service.embedded import EmbeddedService
+
+async def main(tasks, digest, fork):
+    service = EmbeddedService([tasks])
+    address = service.start()
+    if fork and os.fork() == 0:  # holds the service's stdin open beyond the parent's death
+        time.sleep(30)
+        os._exit(0)
+    client = SandboxClient(address, "run")
+    session = await client.open(digest, "t-editing", "editing")
+    running = asyncio.create_task(session.exec(sys.argv[4], timeout_s=600))
+    await session.exec("sleep 0.5")
+    print(service._process.pid, flush=True)
+    await running
+
+asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] == "fork"))
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    folder = tmp_path / "tasks"
+    return folder, write_task_set(folder)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def processes_with(text: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and text in (entry / "cmdline").read_text().replace("\0", " "):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def until(condition, timeout_s=15.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_an_episode_on_an_embedded_service(tasks):
+    folder, digest = tasks
+
+    async def run():
+        async with embedded_service([folder]) as address, SandboxClient(address, "run") as client:
+            info = await client.info()
+            assert (info.backend, info.unsafe, list(info.unenforced)) == ("jail", False, [])
+            assert list(info.task_sets) == [digest]
+            session = await client.open(digest, "t-editing", "editing")
+            assert (await session.exec("pwd; ls")).output.endswith("pkg\ntests\n")
+            null = await session.score(sandbox_pb2.Submission())
+            assert (null.graded, null.reward) == (True, 0.0), null.detail
+            edited = await session.str_replace("replace", "pkg/core.py", "2 * x", "3 * x")
+            assert edited.ok, edited.output
+            gold = await session.score(sandbox_pb2.Submission())
+            assert (gold.graded, gold.reward) == (True, 1.0), gold.detail
+            assert not gold.unsafe
+            wrong = await client.open(digest, "t-localization", "localization")
+            assert (await wrong.score(sandbox_pb2.Submission(files=["pkg/__init__.py"]))).reward == -1.0
+            assert (await wrong.score(sandbox_pb2.Submission(files=["./pkg/core.py"]))).reward == 1.0
+        return address
+
+    address = asyncio.run(run())
+    assert not Path(address.removeprefix("unix:")).parent.exists()
+
+
+@pytest.mark.parametrize("fork", ["alone", "fork"])
+def test_kill_9_of_the_parent_leaves_no_process(tasks, fork):
+    folder, digest = tasks
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(folder), digest, fork, SLEEP],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    try:
+        service = int(parent.stdout.readline())
+        assert alive(service)
+        assert processes_with(SLEEP)
+        parent.kill()
+        parent.wait()
+        assert until(lambda: not alive(service)), "the service outlived its parent"
+        assert until(lambda: not processes_with(SLEEP)), "a command outlived the service"
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL) if fork == "fork" else parent.kill()
+        parent.wait()
+        parent.stdout.close()
+
+
+def test_the_end_of_the_thread_that_started_it_does_not_stop_it(tasks):
+    folder, digest = tasks
+    service, address = EmbeddedService([folder]), []
+    thread = threading.Thread(target=lambda: address.append(service.start()))
+    thread.start()
+    thread.join()
+
+    async def run():
+        await asyncio.sleep(0.5)
+        async with SandboxClient(address[0], "run") as client:
+            assert (await client.info()).open_sessions == 0
+
+    asyncio.run(run())
+    service.stop()
+    service.stop()
+
+
+def test_a_damaged_task_set_is_one_clear_error(tasks, capsys):
+    folder, _ = tasks
+    (folder / "hidden/instances.jsonl").write_text('{"instance_id": 1}\n')
+    assert main([f"--tasks={folder}"]) == 2
+    assert "instances.jsonl:1: damaged Instance record" in capsys.readouterr().err
+    with pytest.raises(TaskSetError, match="instances.jsonl:1: damaged Instance record"):
+        EmbeddedService([folder]).start()
+    assert main([f"--tasks={folder}/none"]) == 2
+    assert "no task set at" in capsys.readouterr().err
+
+
+def test_a_bind_beyond_loopback_is_refused(tasks, capsys):
+    assert main([f"--tasks={tasks[0]}", "--bind=0.0.0.0:0", "--allow-unsafe"]) == 2
+    assert "only loopback" in capsys.readouterr().err
+
+
+def test_the_unsafe_backend_needs_its_flag(tasks, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([f"--tasks={tasks[0]}", "--backend=unsafe"])
+    assert caught.value.code == 2
+    assert "--allow-unsafe" in capsys.readouterr().err
+
+
+def test_isolation_that_does_not_hold_is_refused(tmp_path):
+    backend = PlainBackend(tmp_path)
+    with pytest.raises(IsolationError, match="everything: a backend for tests\n.*--allow-unsafe"):
+        asyncio.run(prove_isolation(backend, allow_unsafe=False))
+    assert asyncio.run(prove_isolation(backend, allow_unsafe=True)).unenforced
+
+
+@contextlib.contextmanager
+def command_line(*arguments):
+    """Yields the process and its address once it serves."""
+    with tempfile.TemporaryDirectory() as private:
+        address = f"unix:{private}/s"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sandbox_service", f"--bind={address}", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert any(line == f"serving on {address}\n" for line in process.stdout), process.stderr.read()
+            yield process, address
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_sigterm_lets_a_running_command_finish(tasks):
+    folder, digest = tasks
+
+    async def run(process, address):
+        async with SandboxClient(address, "run") as client:
+            session = await client.open(digest, "t-editing", "editing")
+            running = asyncio.create_task(session.exec("sleep 1; echo done"))
+            await asyncio.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            assert (await running).output == "done\n"
+
+    with command_line(f"--tasks={folder}") as (process, address):
+        asyncio.run(run(process, address))
+        assert process.wait(20) == 0
+        assert not Path(address.removeprefix("unix:")).exists()
+
+
+def test_unsafe_is_said_and_stamped(tasks):
+    folder, digest = tasks
+
+    async def run(address):
+        async with SandboxClient(address, "run") as client:
+            info = await client.info()
+            assert (info.backend, info.unsafe, list(info.enforced)) == ("unsafe", True, [])
+            session = await client.open(digest, "t-localization", "localization")
+            assert (await session.score(sandbox_pb2.Submission(files=["pkg/core.py"]))).unsafe
+
+    with command_line(f"--tasks={folder}", "--backend=unsafe", "--allow-unsafe") as (process, address):
+        asyncio.run(run(address))
+        process.send_signal(signal.SIGTERM)
+        assert "NOT fully isolated" in process.communicate(timeout=20)[1]
+        assert process.returncode == 0
