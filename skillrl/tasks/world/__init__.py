@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sandbox_service.tasks import TaskSetWriter
-from skillrl.tasks.world import level0, level1
+from skillrl.tasks.world import level0, level1, level2
 from skillrl.tasks.world.instance import Call, Edit, GeneratedInstance, Solution, Unproven, prove
 from skillrl.tasks.world.words import SPLITS, WORDS
 
 __all__ = ["LEVELS", "SPLITS", "WORDS", "Call", "Edit", "GeneratedInstance", "Solution", "generate", "write_set"]
 
-_DRAFTS = {0: level0.draft, 1: level1.draft}
+_DRAFTS = {0: level0.draft, 1: level1.draft, 2: level2.draft, 3: level2.draft_large}
 LEVELS = tuple(_DRAFTS)
 _ATTEMPTS = 200
 

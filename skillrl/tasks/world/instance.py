@@ -14,7 +14,7 @@ from sandbox_service.tasks import (
     gold_overlay,
     pack_tree,
 )
-from skillrl.tasks.derive import Texts, derive
+from skillrl.tasks.derive import Texts, changed_lines, derive
 from skillrl.tasks.world.prove import Suite
 
 ENVIRONMENT = Environment(environment_id="world", packages=(), source_roots=(".",), test_roots=("tests",))
@@ -31,10 +31,16 @@ class Call:
 
     source: str
     value: str
+    # Lines that make the objects it needs.
+    setup: tuple[str, ...] = ()
 
     @property
     def check(self) -> str:
         return f"assert {self.source} == {self.value}"
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return (*self.setup, self.check)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Solution:
 
     # On the buggy tree: the fix, whole lines each.
     edits: tuple[Edit, ...]
-    # The calls that the issue names: the first is wrong on the buggy tree, the second is right.
+    # The calls that the issue names: the last is right on the buggy tree, the others are wrong.
     issue_calls: tuple[Call, ...]
     # Calls of the target that together kill every mutant.
     target_calls: tuple[Call, ...]
@@ -132,7 +138,7 @@ class Draft:
     target_import: str
 
 
-def prove(draft: Draft, instance_id: str, *, split: str, level: int, min_mutants: int = 3) -> GeneratedInstance:
+def prove(draft: Draft, instance_id: str, *, split: str, level: int) -> GeneratedInstance:
     """Runs the suite on the correct tree, the bug, every mutant and the wrong fix. Raises Unproven.
 
     Mutants that the suite does not kill are left out.
@@ -156,12 +162,13 @@ def prove(draft: Draft, instance_id: str, *, split: str, level: int, min_mutants
         if by and not _all_hold(Suite(files, overlay, limited=limited), draft.target_import, draft.target_calls):
             killed.append(overlay)
             target_tests |= by
-    if len(killed) < min_mutants:
+    if len(killed) < (3 if level < 2 else 2):
         raise Unproven(f"{len(killed)} mutants are killed")
     wrong = draft.wrong_fix
     wrong_files = apply_overlay(buggy_files, wrong)
     if all(Suite(wrong_files, limited=limited).results().values()):
         raise Unproven("the wrong fix passes the suite")
+    _check_texts(draft, buggy_files, fixed)
     _check_issue(draft, buggy, Suite(files, limited=limited))
     # Which candidate comes first must not depend on its label.
     candidates = [Candidate(fixed, True), Candidate(wrong, False)]
@@ -198,19 +205,31 @@ def prove(draft: Draft, instance_id: str, *, split: str, level: int, min_mutants
     )
 
 
+def _check_texts(draft: Draft, buggy_files: Mapping[str, bytes], fixed: Overlay) -> None:
+    for line in changed_lines(buggy_files, fixed):
+        if any(line in text for text in (draft.texts.issue, draft.texts.instruction, draft.texts.contract)):
+            raise Unproven(f"a text quotes the gold change {line!r}")
+
+
 def _check_issue(draft: Draft, buggy: Suite, correct: Suite) -> None:
-    wrong, *right = draft.issue_calls
+    right = [call for call in draft.issue_calls if _all_hold(buggy, draft.issue_import, [call])]
     if not _all_hold(correct, draft.issue_import, draft.issue_calls):
         raise Unproven("a call of the issue is wrong on the correct tree")
-    if _all_hold(buggy, draft.issue_import, [wrong]) or not _all_hold(buggy, draft.issue_import, right):
-        raise Unproven("not exactly the first call of the issue is wrong on the bug")
+    if right != list(draft.issue_calls[-1:]):
+        raise Unproven("not exactly the last call of the issue is right on the bug")
 
 
 def _all_hold(suite: Suite, import_line: str, calls: Sequence[Call]) -> bool:
-    return suite.check("\n".join([import_line, *(call.check for call in calls)]))
+    return suite.check("\n".join([import_line, *(line for call in calls for line in call.lines)]))
 
 
 def submission(import_line: str, name: str, calls: Sequence[Call]) -> str:
     """A test file with one test of these calls."""
-    lines = [import_line, "", "", f"def test_{name.replace('.', '_').lower()}():", *(f"    {c.check}" for c in calls)]
+    lines = [
+        import_line,
+        "",
+        "",
+        f"def test_{name.replace('.', '_').lower()}():",
+        *(f"    {x}" for c in calls for x in c.lines),
+    ]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ import builtins
 import functools
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sandbox_service.tasks import Overlay
 
@@ -57,9 +57,12 @@ class Suite:
         namespace = {"__builtins__": self._builtins, "__name__": "check"}
         return self._passes(lambda: exec(_compiled(source, "check"), namespace))
 
-    def value(self, module: str, expression: str):
-        """Value of an expression in a module's namespace."""
-        return self._bounded(lambda: eval(expression, dict(vars(self._load(module)))))
+    def evaluate(self, lines: Sequence[str], expression: str):
+        """Value of an expression after these lines."""
+        source = "\n".join([*lines, f"result = {expression}"])
+        namespace = {"__builtins__": self._builtins, "__name__": "evaluate"}
+        self._bounded(lambda: exec(_compiled(source, "evaluate"), namespace))
+        return namespace["result"]
 
     def _passes(self, test) -> bool:
         try:

@@ -202,7 +202,7 @@ def test_careful_calls_beat_careless_ones():
         name = g.instance.target_symbol
         gold = Suite(g.files, limited=False)
         package = g.instance.target_path.split("/")[0]
-        value = gold.value(package, f"{name}(*{arguments!r})")
+        value = gold.evaluate([f"from {package} import {name}"], f"{name}(*{arguments!r})")
         source = f"from {package} import {name}\nassert {name}(*{arguments!r}) == {value!r}"
         return [Suite(g.files, m, limited=False).check(source) for m in g.instance.mutants]
 
