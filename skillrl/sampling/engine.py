@@ -207,7 +207,7 @@ class Engine:
             self._counters.idle_s += start - self._last_end
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             if self._cache is None:
-                self._cache = KVCache.create(self._cfg, self.rows, self.max_tokens, self._mesh)
+                self._cache = step.empty_cache(self._cfg, self.rows, self.max_tokens)
             # Taken out first: a call that fails has consumed it.
             cache, self._cache = self._cache, None
             if plan.chunk:

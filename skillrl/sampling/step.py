@@ -55,6 +55,12 @@ def sample(
     return tokens_A, logprobs_A, jnp.isfinite(normaliser_A)
 
 
+@functools.partial(jax.jit, static_argnames=("cfg", "rows", "max_tokens"))
+def empty_cache(cfg: ModelConfig, rows: int, max_tokens: int) -> KVCache:
+    """A cache placed exactly as the calls return it, so that the first call compiles nothing of its own."""
+    return _placed(KVCache.create(cfg, rows, max_tokens))
+
+
 @functools.partial(jax.jit, static_argnames="cfg", donate_argnames="cache")
 def prefill(
     cfg: ModelConfig,
@@ -133,8 +139,8 @@ def _take(cache: KVCache, rows_A: Array) -> KVCache:
 
 
 def _put(cache: KVCache, rows_A: Array, part: KVCache) -> KVCache:
-    def put(full, new):
-        full = full.at[rows_A].set(new, mode="drop")
-        return sharding.constrain(full, "batch", "kv_heads", None, None)
+    return _placed(jax.tree.map(lambda full, new: full.at[rows_A].set(new, mode="drop"), cache, part))
 
-    return jax.tree.map(put, cache, part)
+
+def _placed(cache: KVCache) -> KVCache:
+    return jax.tree.map(lambda x: sharding.constrain(x, "batch", "kv_heads", None, None), cache)
