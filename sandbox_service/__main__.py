@@ -26,7 +26,7 @@ from sandbox_service.errors import BadRequest, IsolationError, TaskSetError
 from sandbox_service.graders import grade
 from sandbox_service.policy import Policy
 from sandbox_service.runner import Runner
-from sandbox_service.server import Identity, Server
+from sandbox_service.server import Identity, Server, check_bind
 from sandbox_service.sessions import Sessions
 from sandbox_service.tasks import TaskSet, read_task_set
 from sandbox_service.workspaces import Trees
@@ -162,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     state = options.state or Path(tempfile.mkdtemp(prefix="sandbox-state-"))
     try:
         state.mkdir(parents=True, exist_ok=True)
+        check_bind(options.bind)
         task_sets = [read_task_set(path) for path in options.tasks]
         asyncio.run(serve(options, task_sets, state))
     except (TaskSetError, BadRequest) as e:

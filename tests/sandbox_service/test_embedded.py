@@ -29,20 +29,20 @@ import asyncio, os, sys, time
 from sandbox_service.client import SandboxClient
 from sandbox_service.embedded import EmbeddedService
 
-async def main(tasks, digest, fork):
-    service = EmbeddedService([tasks])
+async def main(tasks, digest, state, fork, command):
+    service = EmbeddedService([tasks], state)
     address = service.start()
-    if fork and os.fork() == 0:  # holds the service's stdin open beyond the parent's death
+    if fork == "fork" and os.fork() == 0:  # holds the service's stdin open beyond the parent's death
         time.sleep(30)
         os._exit(0)
     client = SandboxClient(address, "run")
     session = await client.open(digest, "t-editing", "editing")
-    running = asyncio.create_task(session.exec(sys.argv[4], timeout_s=600))
+    running = asyncio.create_task(session.exec(command, timeout_s=600))
     await session.exec("sleep 0.5")
     print(service._process.pid, flush=True)
     await running
 
-asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3] == "fork"))
+asyncio.run(main(*sys.argv[1:]))
 """
 
 
@@ -52,6 +52,12 @@ def tasks(tmp_path):
     return folder, write_task_set(folder)
 
 
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    """One working folder for all: the packages are made once, and each start meets what a killed service left."""
+    return tmp_path_factory.mktemp("state")
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -59,15 +65,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-def processes_with(text: str) -> list[int]:
+def running(command: str) -> list[str]:
     found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdecimal() and text in (entry / "cmdline").read_text().replace("\0", " "):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return [pid for pid in found if pid != os.getpid()]
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cmdline").read_text().replace("\0", " ").strip() == command:
+                found.append(entry.name)
+    return found
 
 
 def until(condition, timeout_s=15.0) -> bool:
@@ -79,11 +83,11 @@ def until(condition, timeout_s=15.0) -> bool:
     return True
 
 
-def test_an_episode_on_an_embedded_service(tasks):
+def test_an_episode_on_an_embedded_service(tasks, state):
     folder, digest = tasks
 
     async def run():
-        async with embedded_service([folder]) as address, SandboxClient(address, "run") as client:
+        async with embedded_service([folder], state) as address, SandboxClient(address, "run") as client:
             info = await client.info()
             assert (info.backend, info.unsafe, list(info.unenforced)) == ("jail", False, [])
             assert list(info.task_sets) == [digest]
@@ -106,10 +110,10 @@ def test_an_episode_on_an_embedded_service(tasks):
 
 
 @pytest.mark.parametrize("fork", ["alone", "fork"])
-def test_kill_9_of_the_parent_leaves_no_process(tasks, fork):
+def test_kill_9_of_the_parent_leaves_no_process(tasks, state, fork):
     folder, digest = tasks
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(folder), digest, fork, SLEEP],
+        [sys.executable, "-c", PARENT, str(folder), digest, str(state), fork, SLEEP],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -118,20 +122,20 @@ def test_kill_9_of_the_parent_leaves_no_process(tasks, fork):
     try:
         service = int(parent.stdout.readline())
         assert alive(service)
-        assert processes_with(SLEEP)
+        assert running(SLEEP)
         parent.kill()
         parent.wait()
         assert until(lambda: not alive(service)), "the service outlived its parent"
-        assert until(lambda: not processes_with(SLEEP)), "a command outlived the service"
+        assert until(lambda: not running(SLEEP)), "a command outlived the service"
     finally:
         os.killpg(parent.pid, signal.SIGKILL) if fork == "fork" else parent.kill()
         parent.wait()
         parent.stdout.close()
 
 
-def test_the_end_of_the_thread_that_started_it_does_not_stop_it(tasks):
+def test_the_end_of_the_thread_that_started_it_does_not_stop_it(tasks, state):
     folder, digest = tasks
-    service, address = EmbeddedService([folder]), []
+    service, address = EmbeddedService([folder], state), []
     thread = threading.Thread(target=lambda: address.append(service.start()))
     thread.start()
     thread.join()
@@ -196,7 +200,7 @@ def command_line(*arguments):
             process.communicate()
 
 
-def test_sigterm_lets_a_running_command_finish(tasks):
+def test_sigterm_lets_a_running_command_finish(tasks, state):
     folder, digest = tasks
 
     async def run(process, address):
@@ -207,13 +211,13 @@ def test_sigterm_lets_a_running_command_finish(tasks):
             process.send_signal(signal.SIGTERM)
             assert (await running).output == "done\n"
 
-    with command_line(f"--tasks={folder}") as (process, address):
+    with command_line(f"--tasks={folder}", f"--state={state}") as (process, address):
         asyncio.run(run(process, address))
         assert process.wait(20) == 0
         assert not Path(address.removeprefix("unix:")).exists()
 
 
-def test_unsafe_is_said_and_stamped(tasks):
+def test_unsafe_is_said_and_stamped(tasks, state):
     folder, digest = tasks
 
     async def run(address):
@@ -223,7 +227,10 @@ def test_unsafe_is_said_and_stamped(tasks):
             session = await client.open(digest, "t-localization", "localization")
             assert (await session.score(sandbox_pb2.Submission(files=["pkg/core.py"]))).unsafe
 
-    with command_line(f"--tasks={folder}", "--backend=unsafe", "--allow-unsafe") as (process, address):
+    with command_line(f"--tasks={folder}", f"--state={state}", "--backend=unsafe", "--allow-unsafe") as (
+        process,
+        address,
+    ):
         asyncio.run(run(address))
         process.send_signal(signal.SIGTERM)
         assert "NOT fully isolated" in process.communicate(timeout=20)[1]
