@@ -1,7 +1,7 @@
 """Read-only directories for workspaces to stand on: trees of task sets, and folders of installed distributions.
 
-Each directory is cached under the hash of what is in it. It is made under a temporary name and renamed when complete, so
-that a crash leaves no half of one, and two callers that make the same one do no harm.
+Each directory is cached under the hash of what is in it. It is made under a temporary name and renamed when complete,
+so that a crash leaves no half of one, and two callers that make the same one do no harm.
 """
 
 import asyncio

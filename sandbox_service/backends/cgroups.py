@@ -112,6 +112,7 @@ def find(root: Path = Path("/"), pid: int | None = None) -> Hierarchy:
         if parent:
             parents[controller] = parent
     if parents:
+        _raise_weight(parents.get("cpu"), "cpu.shares", 1024)
         return Hierarchy(1, parents)
     if "" not in mounts:
         return NONE
@@ -126,6 +127,7 @@ def find(root: Path = Path("/"), pid: int | None = None) -> Hierarchy:
             continue
         parent = _usable([place], own, root)
         if parent and _enable(parent, controllers):
+            _raise_weight(parent, "cpu.weight", 100)
             return Hierarchy(2, {c: parent for c in _WANTED if c in controllers})
     return NONE
 
@@ -199,6 +201,16 @@ def _enable(parent: Path, controllers: set[str]) -> bool:
         _remove_tree(parent)
         return False
     return True
+
+
+def _raise_weight(parent: Path | None, name: str, of_one: int) -> None:
+    """Against the host's other processes all commands together weigh as much as the few that run at the same time.
+
+    Among themselves they are equal, however many processes one has.
+    """
+    if parent:
+        with suppress(OSError):
+            _write(parent / name, of_one * 2 * (os.cpu_count() or 1))
 
 
 def _mounts(root: Path) -> dict[str, tuple[Path, str]]:

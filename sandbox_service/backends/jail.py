@@ -78,7 +78,13 @@ class JailBackend(Backend):
             )
 
     async def self_test(self) -> Isolation:
-        return await attack(self, self._state_dir)
+        isolation = await attack(self, self._state_dir)
+        facts = self.supervisor.facts
+        for limit, controller in (("memory", "memory"), ("processes", "pids")):
+            if limit in isolation.enforced:
+                by = f"cgroup v{facts['cgroups']}" if controller in facts["controllers"] else "rlimits and polling"
+                isolation.enforced[limit] += f" (by {by})"
+        return isolation
 
     async def open_workspace(
         self, base: Path, *, packages: Path | None = None, limits: Limits | None = None
@@ -181,7 +187,8 @@ class JailWorkspace(Workspace):
             "open_files": limits.open_files,
             "disk_bytes": self._limits.disk_mib << 20,
         }
-        return _Command(self._supervisor, {**request, "workspace": self._name}, payload, timeout_s, limits, _REPORT_BYTES)
+        request["workspace"] = self._name
+        return _Command(self._supervisor, request, payload, timeout_s, limits, _REPORT_BYTES)
 
     async def _file_operation(self, request: dict, max_bytes: int, payload: bytes = b"") -> bytes:
         """Raises what the operation raised inside: OSError by its number, or ValueError."""
@@ -325,12 +332,13 @@ class _Command:
         if self._started_at is None:
             raise SandboxError(f"the command did not start within {_START_TIMEOUT_S:.0f} s; the host is overloaded")
         output, omitted = self._output.result()
-        last = self._status.decode().splitlines()[-1].split()
+        told = self._status.decode().splitlines()
+        last = told[-1].split()
         measured = float(last[2]) if len(last) == 3 else time.monotonic() - self._started_at
-        ended, code = self._classify(last)
+        ended, code = self._classify(last, "processes" in told)
         return ExecResult(ended, code, output, omitted, measured)
 
-    def _classify(self, last: list[str]) -> tuple[Ended, int]:
+    def _classify(self, last: list[str], was_full: bool) -> tuple[Ended, int]:
         """The most telling cause. A command that succeeded has succeeded, whatever limits it met on its way."""
         if last[:2] == ["exit", "0"]:
             return Ended.EXITED, 0
@@ -338,7 +346,7 @@ class _Command:
             # The workspace's files are memory too: when they took most of it, the disk was what was filled.
             by_files = self._end["file_bytes"] * 2 > self.limits.memory_mib << 20
             return (Ended.OUT_OF_DISK if by_files else Ended.OUT_OF_MEMORY), -1
-        if self._end["out_of_processes"] or last[0] == "processes":
+        if self._end["out_of_processes"] or was_full:
             return Ended.OUT_OF_PROCESSES, -1
         if self.stopped:
             return self.stopped, -1

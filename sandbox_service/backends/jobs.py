@@ -5,7 +5,8 @@ has ordinary signals; when it ends, the kernel kills everything in the namespace
 
     start               the command is about to run
     exit CODE WALL_S    it exited; signal NUMBER WALL_S when a signal ended it
-    memory | processes  a polled limit was exceeded (hosts without control groups)
+    processes           it had as many processes as it may; memory: it used too much and is stopped (only told on hosts
+                        without control groups)
     error TEXT          the sandbox could not be made: never the command's fault
 """
 
@@ -19,6 +20,7 @@ import sys
 import time
 import traceback
 import types
+from collections.abc import Callable
 from contextlib import suppress
 
 from sandbox_service.backends import files, rootfs
@@ -54,22 +56,21 @@ class Job:
         os.write(self.status_fd, line.encode(errors="replace")[:4000] + b"\n")
 
 
-def main(job: Job, lifeline_fd: int, filter_program: bytes, layers: tuple[str, str]) -> None:
+def main(job: Job, filter_program: bytes, layers: tuple[str, str]) -> None:
     """Runs in the forked child and never returns."""
     code = 1
     try:
-        ns.close_all_except({job.output_fd, job.status_fd, job.report_fd, lifeline_fd})
-        ns.die_with_parent(signal.SIGKILL)
+        ns.close_all_except({job.output_fd, job.status_fd, job.report_fd})
         _reset_signals()
         # Under memory pressure of the host a sandbox goes before the service.
         _write_if_possible("/proc/self/oom_score_adj", "500")
         if job.kind in ("exec", "harness"):
-            _enter(job, lifeline_fd, network=True)
+            _enter(job, network=True)
             _supervise(job, filter_program)
         elif job.kind == "changed":
             _report(job, lambda: _pack(files.changed_files(*layers, job.request["max_bytes"])))
         else:
-            _enter(job, lifeline_fd, network=False)
+            _enter(job, network=False)
             _report(job, lambda: _file_operation(job))
         code = 0
     except BaseException as e:
@@ -88,7 +89,7 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _enter(job: Job, lifeline_fd: int, *, network: bool) -> None:
+def _enter(job: Job, *, network: bool) -> None:
     """Control group, namespaces, root, then an unprivileged user for good."""
     flags = ns.CLONE_NEWNS
     if network:
@@ -113,23 +114,10 @@ def _enter(job: Job, lifeline_fd: int, *, network: bool) -> None:
     with open("/proc/sys/user/max_user_namespaces", "w") as f:
         f.write("0")
     ns.drop_capabilities()
-    ns.die_with_parent(signal.SIGKILL)
-    _exit_if_orphaned(lifeline_fd)
     # The command runs as the same user: it must not reach into this process through /proc/1.
     ns.set_dumpable(False)
     os.umask(0o022)
     os.chdir(WORKSPACE)
-
-
-def _exit_if_orphaned(lifeline_fd: int) -> None:
-    """The zygote may have died before it was declared the parent to die with: then its pipe is closed."""
-    os.set_blocking(lifeline_fd, False)
-    try:
-        os.read(lifeline_fd, 1)
-    except BlockingIOError:
-        os.close(lifeline_fd)
-        return
-    os._exit(1)
 
 
 def _supervise(job: Job, filter_program: bytes) -> None:
@@ -148,29 +136,43 @@ def _supervise(job: Job, filter_program: bytes) -> None:
     for fd in (job.output_fd, job.report_fd):
         if fd >= 0:
             os.close(fd)
-    status, exceeded = _wait(pid, limits, polled=not {"memory", "pids"} <= by_group.keys())
+    is_limited = {"memory", "pids"} <= by_group.keys()
+    status = _wait(pid) if is_limited else _wait_and_poll(pid, limits, job.tell)
     wall_s = time.monotonic() - started
-    if exceeded:
-        job.tell(exceeded)
-    elif os.WIFSIGNALED(status):
+    if status is None:
+        return
+    if os.WIFSIGNALED(status):
         job.tell(f"signal {os.WTERMSIG(status)} {wall_s:.6f}")
     else:
         job.tell(f"exit {os.WEXITSTATUS(status)} {wall_s:.6f}")
 
 
-def _wait(pid: int, limits: dict, *, polled: bool) -> tuple[int, str | None]:
-    """Reaps until the command ends, and where control groups are missing watches its use of memory and processes."""
+def _wait(pid: int) -> int:
+    """Reaps what is adopted until the command ends."""
     while True:
-        ended, status = os.waitpid(-1, os.WNOHANG if polled else 0)
+        ended, status = os.waitpid(-1, 0)
         if ended == pid:
-            return status, None
-        if polled and ended == 0:
-            memory, processes = _usage()
-            if memory > limits["memory_bytes"]:
-                return 0, "memory"
-            if processes > limits["processes"]:
-                return 0, "processes"
-            time.sleep(_POLL_S)
+            return status
+
+
+def _wait_and_poll(pid: int, limits: dict, tell: Callable[[str], None]) -> int | None:
+    """As `_wait` on a host without control groups; None when the command has to go for its use of memory."""
+    was_full = False
+    while True:
+        ended, status = os.waitpid(-1, os.WNOHANG)
+        if ended and ended != pid:
+            continue
+        memory, processes = _usage()
+        # The limit itself is RLIMIT_NPROC; this only sees that it was met.
+        if not was_full and processes + (ended == pid) >= limits["processes"]:
+            was_full = True
+            tell("processes")
+        if memory > limits["memory_bytes"]:
+            tell("memory")
+            return None
+        if ended == pid:
+            return status
+        time.sleep(_POLL_S)
 
 
 def _usage() -> tuple[int, int]:
@@ -236,9 +238,8 @@ def _call_harness(job: Job, environment: dict[str, str]) -> int:
     time.tzset()
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8")
-    sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(io.FileIO(2, "w", closefd=False)), encoding="utf-8", errors="backslashreplace", write_through=True
-    )
+    raw = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     sys.executable = f"{rootfs.PYTHON}/python3"
     sys.argv = ["harness"]
@@ -255,7 +256,7 @@ def _file_operation(job: Job) -> bytes:
     return b""
 
 
-def _report(job: Job, operation) -> None:
+def _report(job: Job, operation: Callable[[], bytes]) -> None:
     """Sends one line of JSON (an error, or null) and the result."""
     data, error = b"", None
     try:

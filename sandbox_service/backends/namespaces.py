@@ -72,7 +72,8 @@ def set_read_only(target: str, *, devices: bool = False) -> None:
 
 def _mount_setattr(fd: int, path: bytes, at_flags: int, attributes: int, userns_fd: int) -> None:
     attr = struct.pack("=QQQQ", attributes, 0, 0, userns_fd)
-    result = _syscall(_SYS_MOUNT_SETATTR, ctypes.c_int(fd), path, ctypes.c_uint(at_flags), attr, ctypes.c_size_t(len(attr)))
+    where = ctypes.c_int(fd), path, ctypes.c_uint(at_flags)
+    result = _syscall(_SYS_MOUNT_SETATTR, *where, attr, ctypes.c_size_t(len(attr)))
     _check(result, f"mount_setattr {os.fsdecode(path)}")
 
 
@@ -118,7 +119,7 @@ def set_namespace(fd: int, kind: int) -> None:
     _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
 
 
-def map_user(inside_uid: int, inside_gid: int, outside_uid: int, outside_gid: int, pid: int | str = "self") -> None:
+def map_user(inside_uid: int, inside_gid: int, outside_uid: int, outside_gid: int, pid: str = "self") -> None:
     """Maps one user and one group into the user namespace of `pid`."""
     for name, text in (
         ("setgroups", "deny"),
@@ -139,7 +140,7 @@ def loopback_up() -> None:
 
 
 def die_with_parent(signal_number: int) -> None:
-    """Cleared by the kernel on every change of credentials: call it again after each."""
+    """The parent is a thread; and any change of credentials clears this."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl PDEATHSIG")
 
 

@@ -4,7 +4,7 @@ The zygote lives in a root of its own, so that nothing has to be made on the hos
 
     /@host      the host's whole tree
     /@jail      the root of every sandbox, read-only; each command mounts its workspace, /tmp and /proc on its own copy
-    /@ws/ID     one workspace: data (a tmpfs of limited size: upper, work, tmp, shm), lower, merged (the overlay), packages
+    /@ws/ID     one workspace: data (a tmpfs of limited size: upper, work, tmp, shm), lower, merged (overlay), packages
     /NAME       links to /@host/NAME, so that host paths keep their meaning
 """
 
@@ -59,7 +59,7 @@ class Host:
 def enter_own_root(mount_point: str) -> None:
     """Moves the process into a fresh root over `mount_point`, in a mount namespace that must already be private."""
     ns.mount("tmpfs", mount_point, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=0755,size=16m")
-    for place in (HOST, JAIL, WORKSPACES, "/.lower"):
+    for place in (HOST, JAIL, WORKSPACES):
         os.mkdir(mount_point + place)
     os.chdir(mount_point)
     ns.pivot_root(".", HOST[1:])
@@ -84,7 +84,7 @@ def build_jail(host: Host) -> None:
             _show("/" + name)
     for prefix in host.prefixes:
         if any(prefix == c or prefix.startswith(c + "/") for c in _COVERED):
-            raise OSError(22, f"the interpreter lies in {prefix}, which a sandbox covers with its own; install it elsewhere")
+            raise OSError(22, f"the interpreter lies in {prefix}, which every sandbox covers; install it elsewhere")
         if not os.path.exists(JAIL + prefix):
             os.makedirs(JAIL + prefix)
             _show(prefix)
@@ -233,17 +233,21 @@ def _make_owner_map(uid: int, gid: int, shown_uid: int, shown_gid: int) -> int:
     ready, go = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        ns.unshare(ns.CLONE_NEWUSER)
-        os.write(ready[1], b".")
-        os.close(go[1])
-        os.read(go[0], 1)
-        os._exit(0)
+        try:
+            ns.unshare(ns.CLONE_NEWUSER)
+            os.close(go[1])
+            # Its number in /proc, which is not the one that fork gave.
+            os.write(ready[1], os.fsencode(os.readlink("/proc/self")))
+            os.read(go[0], 1)
+        finally:
+            os._exit(0)
     try:
         os.close(ready[1])
-        if os.read(ready[0], 1) != b".":
+        number = os.read(ready[0], 32).decode()
+        if not number:
             raise OSError(1, "cannot make a user namespace for an idmapped mount")
-        ns.map_user(uid, gid, shown_uid, shown_gid, pid)
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        ns.map_user(uid, gid, shown_uid, shown_gid, number)
+        return os.open(f"/proc/{number}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         for fd in (ready[0], *go):
             os.close(fd)

@@ -1,7 +1,7 @@
 """The system-call filter of a sandboxed command, as classic BPF made by hand (no library).
 
-Denied: everything that makes or enters namespaces or mounts, reaches into other processes, loads code into the kernel or
-opens files by handle; and every socket family except UNIX, INET and INET6 (which only reach the sandbox's own loopback).
+Denied: everything that makes or enters namespaces or mounts, reaches into other processes, loads code into the kernel
+or opens files by handle; and every socket family except UNIX, INET and INET6, which reach the own loopback alone.
 """
 
 import errno

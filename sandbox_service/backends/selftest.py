@@ -23,6 +23,34 @@ _LIMITS = Limits(
 )
 Attack = Callable[["Target"], Awaitable[str]]
 
+_SEE_PROCESSES = """
+import os
+pids = sorted(int(p) for p in os.listdir("/proc") if p.isdigit())
+try:
+    os.kill(PID, 0)
+    reached = True
+except ProcessLookupError:
+    reached = False
+except OSError:
+    reached = True
+print("sees", pids) if len(pids) > 4 or reached else print("refused: sees only", pids)
+"""
+_CONNECT = """
+import socket
+reached = []
+for kind, place in [(1, ("127.0.0.1", TCP)), (1, ("1.1.1.1", 53)), (2, ("1.1.1.1", 53))]:
+    s = socket.socket(socket.AF_INET, kind)
+    s.settimeout(0.5)
+    try:
+        s.connect(place)
+        s.send(b"x")
+        reached.append((kind, place))
+    except OSError as e:
+        why = e
+socket.socket(socket.AF_INET, 2).sendto(b"x", ("127.0.0.1", UDP))
+print("reached", reached) if reached else print("refused:", why)
+"""
+
 
 class Held(Exception):
     """Raised by a helper when the attack got through; its text is the evidence."""
@@ -48,7 +76,8 @@ class Target:
 
     async def ends(self, result: ExecResult, *wanted: Ended) -> str:
         if result.ended not in wanted:
-            raise Held(f"ended as {result.ended.value} {result.exit_code}: {result.output[-200:].decode(errors='replace')}")
+            text = result.output[-200:].decode(errors="replace")
+            raise Held(f"ended as {result.ended.value} {result.exit_code}: {text}")
         return f"ended as {result.ended.value} after {result.wall_s:.2f} s"
 
 
@@ -87,13 +116,8 @@ async def _read_host(t: Target) -> str:
 
 
 async def _see_processes(t: Target) -> str:
-    me = os.getpid()
-    body = (
-        "import os\npids = sorted(int(p) for p in os.listdir('/proc') if p.isdigit())\n"
-        "try:\n    os.kill(%d, 0)\n    seen = True\nexcept ProcessLookupError:\n    seen = False\nexcept OSError:\n    seen = True\n"
-        "print('sees', pids) if len(pids) > 4 or seen else print('refused: sees only', pids)\n"
-    ) % me
-    return await t.refuses(body)
+    code = _SEE_PROCESSES.replace("PID", str(os.getpid()))
+    return await t.refuses(code)
 
 
 async def _connect(t: Target) -> str:
@@ -102,16 +126,8 @@ async def _connect(t: Target) -> str:
         udp.bind(("127.0.0.1", 0))
         tcp.listen()
         udp.setblocking(False)
-        ports = tcp.getsockname()[1], udp.getsockname()[1]
-        body = (
-            "import socket\ndone = []\n"
-            "for kind, place in [(1, ('127.0.0.1', %d)), (1, ('1.1.1.1', 53)), (2, ('1.1.1.1', 53))]:\n"
-            "    s = socket.socket(socket.AF_INET, kind)\n    s.settimeout(0.5)\n"
-            "    try:\n        s.connect(place); s.send(b'x'); done.append((kind, place))\n    except OSError as e:\n        why = e\n"
-            "s = socket.socket(socket.AF_INET, 2)\ns.sendto(b'x', ('127.0.0.1', %d))\n"
-            "print('reached', done) if done else print('refused:', why)\n"
-        ) % ports
-        evidence = await t.refuses(body)
+        code = _CONNECT.replace("TCP", str(tcp.getsockname()[1])).replace("UDP", str(udp.getsockname()[1]))
+        evidence = await t.refuses(code)
         try:
             udp.recv(1)
         except BlockingIOError:
@@ -140,8 +156,8 @@ async def _nest(t: Target) -> str:
 
 
 async def _trace(t: Target) -> str:
-    body = "pid = os.fork()\nif not pid:\n    import time; time.sleep(0.2); os._exit(0)\ncheck(libc.ptrace(16, pid, 0, 0))"
-    return await t.refuses(_try(body, "attached to a process"))
+    fork = "pid = os.fork()\nif not pid:\n    import time; time.sleep(0.2); os._exit(0)\n"
+    return await t.refuses(_try(fork + "check(libc.ptrace(16, pid, 0, 0))", "attached to a process"))
 
 
 async def _supervisor(t: Target) -> str:
@@ -155,8 +171,8 @@ async def _memory(t: Target) -> str:
 
 
 async def _fork_bomb(t: Target) -> str:
-    code = f"import os, time\nfor _ in range({4 * _LIMITS.processes}):\n    if os.fork() == 0: time.sleep(2); os._exit(0)"
-    return await t.ends(await t.python(code), Ended.OUT_OF_PROCESSES)
+    loop = f"for _ in range({4 * _LIMITS.processes}):\n    if os.fork() == 0: time.sleep(2); os._exit(0)"
+    return await t.ends(await t.python("import os, time\n" + loop), Ended.OUT_OF_PROCESSES)
 
 
 async def _fill_disk(t: Target) -> str:

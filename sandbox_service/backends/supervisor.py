@@ -187,7 +187,8 @@ def _base_executable() -> str:
 def _describe_host(state_dir: Path) -> Host:
     base_prefixes = [sys.base_prefix, sys.base_exec_prefix]
     prefixes = [os.path.abspath(p) for p in base_prefixes] + [os.path.realpath(p) for p in base_prefixes]
-    libraries = [sysconfig.get_path(p, "posix_prefix", {"base": b, "platbase": b}) for p in ("purelib", "platlib") for b in prefixes]
+    roots = [{"base": prefix, "platbase": prefix} for prefix in prefixes]
+    libraries = [sysconfig.get_path(kind, "posix_prefix", root) for kind in ("purelib", "platlib") for root in roots]
     hidden = [*libraries, *site.getsitepackages(prefixes), os.path.dirname(os.path.dirname(__file__)), str(state_dir)]
     if sys.prefix != sys.base_prefix:
         hidden.append(sys.prefix)
@@ -214,8 +215,8 @@ def _remedy(facts: dict) -> str:
 def _advice_on_permission() -> str:
     if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
         return (
-            "AppArmor forbids user namespaces: run `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or load an "
-            f"AppArmor profile with `userns,` for {_base_executable()}, or run the service as root"
+            "AppArmor forbids user namespaces: run `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or load "
+            f"an AppArmor profile with `userns,` for {_base_executable()}, or run the service as root"
         )
     if _sysctl("kernel/unprivileged_userns_clone") == "0":
         return "run `sysctl -w kernel.unprivileged_userns_clone=1`, or run the service as root"
@@ -228,8 +229,8 @@ def _advice_on_permission() -> str:
 
 
 def _advice_on_quota() -> str:
-    limit = _sysctl("user/max_user_namespaces")
-    return f"user.max_user_namespaces is {limit}: run `sysctl -w user.max_user_namespaces=15000`, or run the service as root"
+    name, limit = "user.max_user_namespaces", _sysctl("user/max_user_namespaces")
+    return f"{name} is {limit}: run `sysctl -w {name}=15000`, or run the service as root"
 
 
 def _sysctl(name: str) -> str | None:

@@ -57,8 +57,6 @@ class UnsafeBackend(Backend):
 
     async def self_test(self) -> Isolation:
         """Nothing is enforced but limits; the attacks are not run, since here they would hit the host."""
-        from sandbox_service.backends.selftest import ATTACKS
-
         return Isolation({}, dict.fromkeys(sorted(ATTACKS), "not attacked: the unsafe backend isolates nothing"))
 
     async def open_workspace(
@@ -217,7 +215,7 @@ class UnsafeWorkspace(Workspace):
 
 
 def _limit(pid: int, limits: Limits, disk_mib: int) -> None:
-    """Of each process alone, and set a moment after the start: a hook before it would not be safe beside gRPC's threads."""
+    """Of each process alone, a moment after its start: a hook before it would not be safe beside gRPC's threads."""
     values = {
         resource.RLIMIT_AS: limits.memory_mib << 20,
         resource.RLIMIT_FSIZE: disk_mib << 20,

@@ -1,9 +1,11 @@
 """The process that makes sandboxes: one thread, warm imports, a fork for each command.
 
 The service starts it and speaks to it over a socket (`SOCK_SEQPACKET`, JSON, descriptors beside it). It holds no task
-data: what a command gets travels in a memory file that only the forked child reads. Every mount lives in its private
-mount namespace, and every sandbox dies with it. It dies when the service's end of the socket closes, which the kernel
-sees to even after `kill -9`. A parent-death signal would not do here: it belongs to the *thread* that spawned.
+data: what a command gets travels in a memory file that only the forked child reads.
+
+It is pid 1 of a pid namespace that contains every sandbox's own, and all mounts live in its private mount namespace:
+the kernel leaves nothing over when it dies. It dies when the service's end of the socket closes, even by `kill -9` of
+the service. (A parent-death signal would belong to the *thread* that spawned.)
 """
 
 import array
@@ -12,7 +14,6 @@ import gc
 import importlib
 import json
 import os
-import platform
 import selectors
 import signal
 import site
@@ -41,12 +42,39 @@ def main(fd: int) -> None:
     """Serves until the other end of the socket `fd` closes."""
     channel = socket.socket(fileno=fd)
     settings = json.loads(channel.recv(_MAX_MESSAGE))
+    host = settings["host"]
+    host = rootfs.Host(**{**host, "prefixes": tuple(host["prefixes"]), "hidden": tuple(host["hidden"])})
     try:
-        zygote = Zygote(channel, settings)
+        if ns.MACHINE not in ns.MACHINES:
+            raise OSError(errno.ENOSYS, f"the jail knows {', '.join(ns.MACHINES)}, not {ns.MACHINE}")
+        groups = cgroups.find(pid=settings["service_pid"])
+        if not host.as_root:
+            ns.unshare(ns.CLONE_NEWUSER)
+            ns.map_user(host.uid, host.gid, host.uid, host.gid)
+        ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWPID)
+        _continue_as_pid_1(channel)
+        zygote = Zygote(channel, settings, host, groups)
     except OSError as e:
         _send(channel, {"error": str(e), "errno": e.errno})
         return
     zygote.serve()
+
+
+def _continue_as_pid_1(channel: socket.socket) -> None:
+    """Returns in a child, which dies with this process; this process waits for it and exits."""
+    alive = os.pipe()
+    pid = os.fork()
+    if pid:
+        channel.close()
+        os.close(alive[0])
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    os.close(alive[1])
+    ns.die_with_parent(signal.SIGKILL)
+    # The parent may have died before that: then its end of the pipe is closed.
+    os.set_blocking(alive[0], False)
+    with suppress(BlockingIOError):
+        os.read(alive[0], 1)
+        os._exit(1)
 
 
 def _send(channel: socket.socket, message: dict) -> None:
@@ -54,20 +82,11 @@ def _send(channel: socket.socket, message: dict) -> None:
 
 
 class Zygote:
-    def __init__(self, channel: socket.socket, settings: dict):
-        self._channel = channel
+    def __init__(self, channel: socket.socket, settings: dict, host: rootfs.Host, groups: cgroups.Hierarchy):
+        self._channel, self._host = channel, host
         self._running: dict[int, _Running] = {}
         self._unremoved: list[str] = []
-        host = settings["host"]
-        self._host = rootfs.Host(**{**host, "prefixes": tuple(host["prefixes"]), "hidden": tuple(host["hidden"])})
-        if platform.machine() not in ns.MACHINES:
-            raise OSError(errno.ENOSYS, f"the jail knows {', '.join(ns.MACHINES)}, not {platform.machine()}")
-        self._filter = build_filter(platform.machine())
-        groups = cgroups.find(pid=settings["service_pid"])
-        if not self._host.as_root:
-            ns.unshare(ns.CLONE_NEWUSER)
-            ns.map_user(self._host.uid, self._host.gid, self._host.uid, self._host.gid)
-        ns.unshare(ns.CLONE_NEWNS)
+        self._filter = build_filter(ns.MACHINE)
         ns.make_private()
         rootfs.enter_own_root(settings["mount_point"])
         rootfs.build_jail(self._host)
@@ -75,8 +94,8 @@ class Zygote:
             groups.version, {c: Path(f"{rootfs.HOST}{path}") for c, path in groups.parents.items()}
         )
         self._workspaces = rootfs.Workspaces(self._host)
+        # Of this process, not of the one that /proc numbers: /proc is the host's.
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._lifeline = os.pipe()
         self._prepare_interpreter(settings["packages"])
         _send(channel, {"ready": True, "cgroups": groups.version, "controllers": sorted(groups.parents)})
 
@@ -121,7 +140,8 @@ class Zygote:
 
     def _receive(self) -> bool:
         """Handles one request; False at the end of the connection."""
-        message, ancillary, _, _ = self._channel.recvmsg(_MAX_MESSAGE, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)
+        room = socket.CMSG_SPACE(_MAX_FDS * 4)
+        message, ancillary, _, _ = self._channel.recvmsg(_MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return False
         fds = array.array("i")
@@ -163,9 +183,8 @@ class Zygote:
             pid = os.fork()
             if pid == 0:
                 try:
-                    os.close(self._lifeline[1])
                     job = _read_job(fds, group, self._host, self._groups)
-                    jobs.main(job, self._lifeline[0], self._filter, layers)
+                    jobs.main(job, self._filter, layers)
                 finally:
                     os._exit(1)
         finally:
