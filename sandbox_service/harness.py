@@ -30,10 +30,18 @@ from _pytest.config import default_plugins
 for _name in default_plugins:
     importlib.import_module(f"_pytest.{_name}")
 
+for _name in ("_pytest._argcomplete", "pdb", "unittest.mock"):
+    importlib.import_module(_name)
+sysconfig.get_config_vars()
+
+_UNUSED_PLUGINS = (
+    *("cacheprovider", "doctest", "faulthandler", "junitxml", "pastebin", "setuponly", "setupplan", "stepwise"),
+    *("terminalprogress", "threadexception", "unraisableexception", "warnings"),
+)
 _OPTIONS = (
     *("-c", os.devnull, "--import-mode=prepend", "--continue-on-collection-errors", "-q", "--tb=short"),
-    *("-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:unraisableexception", "-p", "no:threadexception"),
-    *("-p", "no:junitxml", "-p", "no:pastebin", "-p", "no:stepwise", "-p", "no:warnings", "--color=no"),
+    "--color=no",
+    *(f"-pno:{name}" for name in _UNUSED_PLUGINS),
 )
 _RANK = {"passed": 0, "xfailed": 1, "skipped": 2, "failed": 3, "error": 4}
 
@@ -127,9 +135,8 @@ def _describe(error: BaseException | None, phase: str, root: str, test_path: str
     return name, phase, innermost, line
 
 
-def _write_files(root: Path, files: dict[str, str | None]) -> None:
-    """Writes (base64) or deletes files; a written file has its folder's age, so that age tells nothing."""
-    age = root.stat().st_mtime
+def _write_files(root: Path, files: dict[str, str | None], mtime: int) -> None:
+    """Writes (base64) or deletes files."""
     for name, data in files.items():
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             raise ValueError(f"{name!r} leads out of the workspace")
@@ -139,7 +146,7 @@ def _write_files(root: Path, files: dict[str, str | None]) -> None:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(data))
-        os.utime(path, (age, age))
+        os.utime(path, (mtime, mtime))
 
 
 def _set_search_path(root: str, source_roots: list[str]) -> None:
@@ -182,7 +189,7 @@ def main(spec: bytes, report_fd: int) -> int:
     nonce = wanted.pop("nonce")
     root = os.path.realpath(wanted["root"])
     os.chdir(root)
-    _write_files(Path(root), wanted.pop("files"))
+    _write_files(Path(root), wanted.pop("files"), wanted.pop("mtime"))
     _set_search_path(root, wanted["source_roots"])
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         os.environ.pop(name, None)

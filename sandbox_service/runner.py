@@ -2,26 +2,26 @@
 
 The harness's spec is a JSON object: `nonce`, `root` (the workspace), `source_roots` (put on sys.path), `test_paths`,
 `test_ids` (empty: all that is collected), `files` (path -> base64, or null to delete; written before anything is
-imported) and `conftest` (whether the tree's conftest files are used). Its report is one JSON object: `nonce`,
-`exit_code`, `collected` and `results` (id -> status, exception type, phase, innermost file, line in the test file).
+imported), `mtime` (their age, that of all other files) and `conftest` (whether the tree's conftest files are used).
+Its report is one JSON object: `nonce`, `exit_code`, `collected` and `results` (id -> status, exception type, phase,
+innermost file, line in the test file).
 """
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import json
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from sandbox_service.backends.base import WORKSPACE, Backend, Ended, HarnessResult
 from sandbox_service.tasks import Environment, Overlay, TaskSet
-from sandbox_service.workspaces import Trees
+from sandbox_service.workspaces import MTIME, Trees
 
 LOG_KEPT_CHARACTERS = 4000
 PYTEST_PASSED, PYTEST_FAILED, PYTEST_NONE_COLLECTED = 0, 1, 5
@@ -141,27 +141,18 @@ class Runner:
             "test_paths": test_paths,
             "test_ids": test_ids,
             "files": {p: None if d is None else base64.b64encode(d).decode() for p, d in extra_files.items()},
+            "mtime": MTIME,
             "conftest": await self._has_conftest(task_set, tree, overlays),
         }
-        packages = await asyncio.to_thread(self._trees.packages_dir, environment.packages)
-        async with self._slots, self._pinned(task_set, tree, overlays) as base:
+        packages = await self._trees.packages_dir(environment.packages)
+        async with self._slots:
+            base = await self._trees.materialise(task_set, tree, *overlays)
             workspace = await self._backend.open_workspace(base, packages=packages)
             try:
                 outcome = await workspace.run_harness(json.dumps(spec).encode(), timeout_s=limit_s)
             finally:
                 await workspace.close()
         return read_report(outcome, nonce)
-
-    @contextlib.asynccontextmanager
-    async def _pinned(self, task_set: TaskSet, tree: str, overlays: Sequence[Overlay]) -> AsyncIterator[Path]:
-        stack = contextlib.ExitStack()
-        pinned = self._trees.pinned(task_set, tree, *overlays)
-        entering = asyncio.ensure_future(asyncio.to_thread(stack.enter_context, pinned))
-        try:
-            yield await asyncio.shield(entering)
-        finally:
-            # Also when cancelled while the thread was at it.
-            entering.add_done_callback(lambda _: stack.close())
 
     async def _has_conftest(self, task_set: TaskSet, tree: str, overlays: Sequence[Overlay]) -> bool:
         names = set(await self.tree_files(task_set, tree))

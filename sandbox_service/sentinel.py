@@ -68,7 +68,8 @@ def extra_file(
     `taken` are the paths that exist already; `folder` is where the file goes when there is nothing to copy.
     """
     rng = random.Random(seed)
-    choices = sorted({i.partition("[")[0] for i in test_ids if i.partition("::")[0] in sources})
+    present = {f"{path}::{name}" for path, text in sources.items() for name, _ in _tests(ast.parse(text))}
+    choices = sorted({i.partition("[")[0] for i in test_ids} & present)
     rng.shuffle(choices)
     # The first with an equality of its own, else any.
     choices.sort(

@@ -4,7 +4,8 @@ A submission that recognises *which* version of the code it runs on (by hash, te
 or age of the file) fakes every before-and-after check. So each verdict must also hold on twins: one in which only
 comments and blank lines differ, and one whose code is written differently. The second takes `decoys`, the other
 versions of the file: their functions are put into it as dead code, so that looking for a fragment that one version
-has and the other lacks tells nothing either.
+has and the other lacks tells nothing either. What remains is a check that undoes these very rewrites; it would have to
+be written against this file.
 
 All functions are pure: the same source and seed give the same twin.
 """

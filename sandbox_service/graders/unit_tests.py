@@ -3,11 +3,12 @@
 Only the one submitted file is taken, into the tree that its author saw. It must hold at least one test and pass on
 the correct version and on two twins of it (see `controls`). A mutant counts as killed when a test that passes on the
 correct version fails on it in its body or in a fixture, by an assertion or by an exception from the repository's
-code. A mutant on which the run exceeds its time or memory counts as killed too: the limit is far above what the
+code, in each of its runs. A mutant on which the run exceeds its time or memory counts as killed too: the limit is far above what the
 correct version took, and a mutant that loops for ever is no less wrong. A mutant that cannot be imported is not
 killed by that. Mutants run rewritten, with the correct code as a decoy, so that reading the code kills none.
 """
 
+import math
 from collections.abc import Callable, Collection
 
 from sandbox_service.backends.base import Ended
@@ -17,6 +18,8 @@ from sandbox_service.runner import Runner, TestRun
 
 MUTANT_MIN_LIMIT_S = 5.0
 MUTANT_LIMIT_FACTOR = 10.0
+# With fewer mutants each runs several times, so that tests that fail at random earn next to nothing.
+MUTANT_RUNS = 4
 
 
 def kills(run: TestRun, passing: Collection[str], is_source: Callable[[str], bool]) -> bool:
@@ -55,7 +58,8 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     components["controls_hold"] = 1.0
     limit_s = max(MUTANT_MIN_LIMIT_S, MUTANT_LIMIT_FACTOR * on_gold.wall_s)
     on_mutants = await attempt.run_mutants(thorough, min(limit_s, request.environment.timeout_s))
-    rate = sum(kills(run, passing, bench.is_source) for run in on_mutants) / len(on_mutants)
+    killed = [all(kills(run, passing, bench.is_source) for run in runs) for runs in on_mutants]
+    rate = sum(killed) / len(killed)
     components["kill_rate"] = rate
     return Grade(rate if request.shaped else float(rate == 1), components)
 
@@ -102,6 +106,9 @@ class _Attempt:
             return False
         return None if await self._bench.keeps_behaviour(twin, buggy=False) else False
 
-    async def run_mutants(self, thorough: bool, limit_s: float) -> list[TestRun]:
+    async def run_mutants(self, thorough: bool, limit_s: float) -> list[list[TestRun]]:
+        """The runs on each mutant."""
         versions = [self._bench.rewritten_twin(m, [self.gold], thorough) for m in self._mutants()]
-        return await together(self.run(version, timeout_s=limit_s) for version in versions)
+        repeats = math.ceil(MUTANT_RUNS / len(versions))
+        runs = await together(self.run(version, timeout_s=limit_s) for version in versions for _ in range(repeats))
+        return [runs[i : i + repeats] for i in range(0, len(runs), repeats)]

@@ -28,12 +28,12 @@ class Desk:
         await backend.start()
         return cls(loop, backend, Runner(backend, Trees(folder / "trees")), shelf.write_shelf(folder / "tasks"))
 
-    def request(self, task_id: str, changed=None, submission=Submission(), reward_mode="paper") -> GradeRequest:
+    def request(self, task_id: str, changed=None, submission=None, reward_mode="paper") -> GradeRequest:
         task = self.tasks.task(task_id)
         instance = self.tasks.instance_of(task)
         files = {p: t.encode() if isinstance(t, str) else t for p, t in (changed or {}).items()}
         environment = self.tasks.environment_of(instance)
-        return GradeRequest(self.tasks, task, instance, environment, submission, files, reward_mode)
+        return GradeRequest(self.tasks, task, instance, environment, submission or Submission(), files, reward_mode)
 
     def grade(self, task_id: str, changed: Mapping[str, str | bytes | None] | None = None, **options) -> Grade:
         return self.loop.run(grade(self.request(task_id, changed, **options), self.runner))
