@@ -64,8 +64,15 @@ async def build(options: argparse.Namespace, bar: Progress) -> tuple[str, Summar
     )
     async with proving_ground(options.jobs) as ground:
         builder = Builder(sdist, ground, chosen)
-        digest = await builder.build(options.out, lambda step, done: bar.update(line, description=step, completed=done))
+        digest = await builder.build(options.out, lambda step, done: _advance(bar, line, step, done, options))
     return digest, builder.summary
+
+
+def _advance(bar: Progress, line, step: str, done: int, options: argparse.Namespace) -> None:
+    """The bar, or lines where there is no terminal."""
+    bar.update(line, description=step, completed=done)
+    if not sys.stderr.isatty():
+        print(f"{step}: {done}/{options.instances}", file=sys.stderr, flush=True)
 
 
 def show(summary: Summary, console: Console) -> None:

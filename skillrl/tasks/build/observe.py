@@ -1,6 +1,5 @@
 """Watches the package behave, in the sandbox: which calls its tests make, and what such calls come to."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,8 +37,8 @@ class Observer:
         return [Answer(*row) for row in await self._probe(spec, overlay, timeout_s=60 + 2 * len(calls))]
 
     async def _probe(self, spec: dict, overlay: Overlay, *, timeout_s: float) -> list:
-        base = await asyncio.to_thread(self._trees.materialise, self._task_set, self._tree)
-        packages = await asyncio.to_thread(self._trees.packages_dir, self._environment.packages)
+        base = await self._trees.materialise(self._task_set, self._tree)
+        packages = await self._trees.packages_dir(self._environment.packages)
         workspace = await self._backend.open_workspace(base, packages=packages)
         try:
             for path, text in overlay.items():
