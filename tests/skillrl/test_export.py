@@ -1,0 +1,72 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from skillrl import export
+from skillrl.checkpoint import Checkpoints
+from skillrl.models import policy as models
+from skillrl.models.hf import load_hf
+from skillrl.rl.learner import Learner, LearnerConfig
+from skillrl.tokenizer import SentencePieceTokenizer
+
+TEXTS = [f"def f{n}(x):\n    return x + {n}\n" for n in range(30)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    SentencePieceTokenizer.train(TEXTS, folder / "tokenizer.model", 500, ["return"])
+    return folder
+
+
+def _same(left, right):
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return jax.tree.structure(left) == jax.tree.structure(right) and all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_command_exports_a_checkpoint_that_reads_back_bitwise(tmp_path, cfg, mesh, tokenizer_dir, capsys):
+    learner = Learner(cfg, LearnerConfig(micro_rows=4), mesh)
+    first, second = learner.init(0), learner.init(1)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    checkpoints.save(1, first, cfg)
+    checkpoints.save(2, second, cfg)
+    shutil.copytree(tokenizer_dir, tmp_path / "run" / "tokenizer")
+
+    assert export.main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'newest'}"]) == 0
+    assert export.main([f"--workdir={tmp_path / 'run'}", "--step=1", f"--out={tmp_path / 'older'}"]) == 0
+    for folder, state in (("newest", second), ("older", first)):
+        again, params = load_hf(tmp_path / folder, mesh)
+        assert _same(params, state.params)
+        assert again == cfg
+    for name in ("tokenizer.model", "README.md", "generation_config.json", "config.json", "model.safetensors"):
+        assert (tmp_path / "newest" / name).is_file()
+    ours = SentencePieceTokenizer(tokenizer_dir / "tokenizer.model")
+    generation = json.loads((tmp_path / "newest" / "generation_config.json").read_text())
+    assert (generation["eos_token_id"], generation["pad_token_id"]) == (ours.special_id("<|end|>"), 0)
+
+    capsys.readouterr()
+    assert export.main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'newest'}"]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert export.main([f"--workdir={tmp_path / 'none'}", f"--out={tmp_path / 'x'}"]) == 2
+    assert "give the workdir of a run" in capsys.readouterr().err
+
+
+def test_nothing_is_left_where_the_tokenizer_is_missing(tmp_path, cfg, mesh):
+    params = models.split(models.Policy.create(cfg, mesh, 0))
+    with pytest.raises(export.ExportError, match="no tokenizer at"):
+        export.export(tmp_path / "out", cfg, params, tmp_path / "nowhere", "card")
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_finds_a_changed_tensor(tmp_path, cfg, mesh, tokenizer_dir):
+    params = models.split(models.Policy.create(cfg, mesh, 0))
+    out = export.export(tmp_path / "out", cfg, params, tokenizer_dir, "card")
+    tensors = load_file(out / "model.safetensors")
+    tensors["model.norm.weight"][3] += 1e-6
+    save_file(tensors, out / "model.safetensors")
+    with pytest.raises(export.ExportError, match="final_norm_D"):
+        export.verify(out, cfg, params)
