@@ -1,6 +1,6 @@
 """python -m sandbox_service: serves task sets on a loopback port or a unix socket.
 
-Exit codes: 0 stopped, 2 bad arguments or task set, 3 isolation does not hold here.
+Exit codes: 0 stopped, 1 a fault of the host, 2 bad arguments or task set, 3 isolation does not hold here.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from pathlib import Path
 from sandbox_service.backends.base import Backend, Isolation
 from sandbox_service.backends.jail import JailBackend
 from sandbox_service.backends.unsafe import UnsafeBackend
-from sandbox_service.embedded import EXIT_BAD_INPUT, EXIT_NO_ISOLATION, READY
-from sandbox_service.errors import BadRequest, IsolationError, TaskSetError
+from sandbox_service.embedded import EXIT_BAD_INPUT, EXIT_FAULT, EXIT_NO_ISOLATION, READY
+from sandbox_service.errors import BadRequest, IsolationError, SandboxError, TaskSetError
 from sandbox_service.graders import grade
 from sandbox_service.policy import Policy
 from sandbox_service.runner import Runner
@@ -93,10 +93,13 @@ async def start_backend(options: argparse.Namespace, state: Path, policy: Policy
         try:
             await backend.start()
             return backend
-        except IsolationError as e:
+        except (IsolationError, OSError) as e:
             await backend.stop()
             if not options.allow_unsafe:
-                raise
+                raise IsolationError(
+                    f"no jail on this host: {e}\n"
+                    "Run the service on another host, or pass --allow-unsafe for code that you trust."
+                ) from e
             print(f"no jail on this host: {e}", file=sys.stderr)
     backend = UnsafeBackend(state)
     await backend.start()
@@ -171,6 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except IsolationError as e:
         print(f"error: {e}", file=sys.stderr)
         return EXIT_NO_ISOLATION
+    except SandboxError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return EXIT_FAULT
     finally:
         if options.state is None:
             shutil.rmtree(state, ignore_errors=True)

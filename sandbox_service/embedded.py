@@ -22,6 +22,7 @@ from pathlib import Path
 from sandbox_service.errors import IsolationError, SandboxError, TaskSetError
 
 READY = "serving on "
+EXIT_FAULT = 1
 EXIT_BAD_INPUT = 2
 EXIT_NO_ISOLATION = 3
 START_TIMEOUT_S = 120.0

@@ -83,6 +83,7 @@ def until(condition, timeout_s=15.0) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_an_episode_on_an_embedded_service(tasks, state):
     folder, digest = tasks
 
@@ -109,6 +110,7 @@ def test_an_episode_on_an_embedded_service(tasks, state):
     assert not Path(address.removeprefix("unix:")).parent.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fork", ["alone", "fork"])
 def test_kill_9_of_the_parent_leaves_no_process(tasks, state, fork):
     folder, digest = tasks
@@ -200,6 +202,21 @@ def command_line(*arguments):
             process.communicate()
 
 
+def test_a_host_without_namespaces_is_refused(tasks):
+    """In a user namespace where no further one may be made, as in many containers."""
+    service = f"{sys.executable} -m sandbox_service --tasks={tasks[0]} --bind=127.0.0.1:0"
+    script = f"echo 0 > /proc/sys/user/max_user_namespaces && exec {service}"
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", script]
+    if subprocess.run([*command[:-1], "true"], capture_output=True).returncode:
+        pytest.skip("this host cannot make a user namespace")
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 3, refused.stderr
+    assert "error: no jail on this host: " in refused.stderr
+    assert "--allow-unsafe" in refused.stderr
+    assert "serving" not in refused.stdout
+
+
+@pytest.mark.slow
 def test_sigterm_lets_a_running_command_finish(tasks, state):
     folder, digest = tasks
 
