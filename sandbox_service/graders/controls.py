@@ -24,12 +24,13 @@ _WORDS = ("note", "see below", "checked", "as before", "kept simple", "order mat
 def text_neutral(source: str, seed: int) -> str:
     """The same tokens with other comments and blank lines: hash and line numbers change, the syntax tree does not.
 
-    Returns a source that cannot be tokenized as it is.
+    Returns a source that cannot be parsed as it is.
     """
     rng = random.Random(seed)
     try:
+        ast.parse(source)
         tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (tokenize.TokenError, SyntaxError):
+    except (tokenize.TokenError, SyntaxError, ValueError):
         return source
     comments, blanks = set(), set()
     commented = {t.start[0] for t in tokens if t.type == tokenize.COMMENT}

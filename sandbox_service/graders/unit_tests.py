@@ -1,11 +1,11 @@
 """Unit-test generation: 1 when the submitted tests pass on the correct code and fail on every mutant, else 0.
 
 Only the one submitted file is taken, into the tree that its author saw. It must hold at least one test and pass on
-the correct version and on two twins of it (see `controls`). A mutant counts as killed when a test that passes on the
-correct version fails on it in its body or in a fixture, by an assertion or by an exception from the repository's
-code, in each of its runs. A mutant on which the run exceeds its time or memory counts as killed too: the limit is far above what the
-correct version took, and a mutant that loops for ever is no less wrong. A mutant that cannot be imported is not
-killed by that. Mutants run rewritten, with the correct code as a decoy, so that reading the code kills none.
+the correct version and on two twins of it (see `controls`). A mutant counts as killed when, in each of its runs, a
+test that passes on the correct version fails in its body or in a fixture, by an assertion or by an exception from the
+repository's code. A mutant on which the run exceeds its time or memory counts as killed too: the limit is far above
+what the correct version took, and a mutant that loops for ever is no less wrong. A mutant that cannot be imported is
+not killed by that. Mutants run rewritten, with the correct code as a decoy, so that reading the code kills none.
 """
 
 import math
