@@ -65,7 +65,7 @@ def _expression_at(text: str, start: int) -> str:
             node = ast.parse(piece, mode="eval").body
         except (SyntaxError, ValueError):
             continue
-        if isinstance(node, ast.Call | ast.Constant | ast.List | ast.Dict | ast.UnaryOp | ast.Tuple):
+        if isinstance(node, ast.Call | ast.Constant | ast.List | ast.Dict | ast.UnaryOp):
             return piece
     raise ValueError(f"no Python expression in {text[start:]!r}")
 

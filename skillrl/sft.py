@@ -27,6 +27,7 @@ from skillrl.rl.packing import pack
 from skillrl.rollout.agents import ScriptedAgents
 from skillrl.rollout.collector import Collector
 from skillrl.rollout.records import append_episodes, read_episodes
+from skillrl.skills import get_skill
 from skillrl.tasks.world import WORDS
 from skillrl.tasks.world.words import pool
 from skillrl.tokenizer import SentencePieceTokenizer
@@ -90,8 +91,9 @@ async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tas
     random.Random(config.seed).shuffle(tasks)
     async with setup.sandbox_client(config, task_dir, f"sft-{workdir.name}") as client:
         if not tokenizer_file.exists():
-            # Bytes and words are enough to record the text that the real tokenizer is made of.
-            bootstrap = SentencePieceTokenizer.train(["."], workdir / "bootstrap.model", 600)
+            # Bytes are enough to record the text that the real tokenizer is made of.
+            prompts = [get_skill(t.skill).make_prompt(t) for t in tasks[:_TOKENIZER_EPISODES]]
+            bootstrap = SentencePieceTokenizer.train(prompts, workdir / "bootstrap.model", 600)
             recorded = await _attempt(config, client, CompactChat(bootstrap), tasks[:_TOKENIZER_EPISODES])
             texts = [turn.text for e in recorded for turn in e.turns]
             words = [word for kind in WORDS.values() for word in kind]
@@ -146,24 +148,25 @@ class Trajectories:
 
 
 def repeated_sequences(rng: np.random.Generator, rows: int, length: int, vocab: int) -> Batch:
-    """Rows of segments that say random tokens twice; the loss falls on the second time.
+    """Rows of segments of 128 tokens, each a random sequence of 6 to 24 tokens said again and again.
 
-    Learning them makes the attention heads that copy from context (arXiv:2209.11895).
+    The loss falls on every repetition. Learning them makes the attention heads that copy from context
+    (arXiv:2209.11895). Each segment's alphabet is small: what to copy is then learned soon, and where from after it
+    (drawn from the whole vocabulary, 6M tokens taught neither to the tiny variant).
     """
     shape = (rows, length)
     tokens = np.zeros(shape, np.int32)
     segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     mask = np.zeros(shape, bool)
     for r in range(rows):
-        start = 0
-        while length - start >= 16:
-            half = int(rng.integers(8, min(128, (length - start) // 2) + 1))
-            end = start + 2 * half
-            tokens[r, start:end] = np.tile(rng.integers(vocab, size=half), 2)
-            segments[r, start:end] = segments[r].max() + 1
-            positions[r, start:end] = np.arange(2 * half)
-            mask[r, start + half : end] = True
-            start = end
+        for segment, start in enumerate(range(0, length, 128), 1):
+            end = min(start + 128, length)
+            alphabet = rng.choice(vocab, rng.integers(8, 25), replace=False)
+            period = int(rng.integers(6, 25))
+            tokens[r, start:end] = np.resize(rng.choice(alphabet, period), end - start)
+            segments[r, start:end] = segment
+            positions[r, start:end] = np.arange(end - start)
+            mask[r, start + period : end] = True
     return Batch(
         tokens=tokens,
         segment_ids=segments,
