@@ -30,7 +30,7 @@ from sandbox_service.graders.base import Grade, GradeRequest
 from sandbox_service.runner import Runner
 from sandbox_service.tasks import HiddenTask, TaskSet, read_task_set
 from sandbox_service.workspaces import Trees
-from skillrl.tasks.source import read_tasks
+from skillrl.tasks.source import TaskSetError, read_tasks
 from skillrl.tasks.submissions import Handed, gold, leaks, null, trivial
 from skillrl.types import Task
 
@@ -238,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
                     progress=lambda done, total: bar.update(line, completed=done, total=total),
                 )
             )
-    except SandboxError as e:
+    except (SandboxError, TaskSetError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     show(report, Console(width=None if sys.stdout.isatty() else 120))

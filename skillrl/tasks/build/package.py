@@ -84,7 +84,7 @@ class Builder:
             self._calls = await self._observer.calls()
             await self._fill(progress)
         self._note_result()
-        return self._writer.write(out, **vars(self.summary))
+        return self._writer.write(out, summary=vars(self.summary))
 
     async def _fill(self, progress: Callable[[str, int], None]) -> None:
         made = 0
