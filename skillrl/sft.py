@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rich.progress import Progress
 
 from skillrl import export, setup, sharding
-from skillrl.chat import CompactChat
+from skillrl.chat import CompactChat, Final, Message, ToolCall, ToolResult, User
 from skillrl.checkpoint import Checkpoints
 from skillrl.demonstrators import CAREFUL, HASTY, Steps
 from skillrl.evaluate import score_of
@@ -30,12 +30,10 @@ from skillrl.rollout.records import append_episodes, read_episodes
 from skillrl.skills import get_skill
 from skillrl.tasks.world import WORDS
 from skillrl.tasks.world.words import pool
-from skillrl.tokenizer import SentencePieceTokenizer
+from skillrl.tokenizer import ARG, CALL, END, SentencePieceTokenizer
 from skillrl.types import SKILLS, Batch, Episode, Task
 
-# Episodes whose text the tokenizer is trained on.
-_TOKENIZER_EPISODES = 600
-_CHUNK_TASKS = 200
+_CHUNK_TASKS = 100
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -67,10 +65,19 @@ def run(config: ConfigDict, workdir: Path) -> None:
     state = train("copying", state, warmup_steps, lambda rng: repeated_sequences(rng, rows, length, cfg.vocab))
     task_dir, tasks = setup.load_tasks(config, workdir)
     trajectories = asyncio.run(_demonstrations(config, workdir, task_dir, tasks))
-    tokenizer = SentencePieceTokenizer(workdir / setup.TOKENIZER_FILE)
+    tokenizer = _train_tokenizer(config, trajectories, workdir / setup.TOKENIZER_FILE)
+    trajectories = [_retokenize(e, CompactChat(tokenizer)) for e in trajectories]
     batches = Trajectories(config, [e for e in trajectories if len(e.tokens) <= length], tokenizer)
     state = train("imitating", state, config.num_steps, batches.draw)
     export.export(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, _card(config, state))
+
+
+def _train_tokenizer(config: ConfigDict, trajectories: Sequence[Episode], path: Path) -> SentencePieceTokenizer:
+    if path.exists():
+        return SentencePieceTokenizer(path)
+    texts = [turn.text for e in trajectories for turn in e.turns]
+    words = [word for kind in WORDS.values() for word in kind]
+    return SentencePieceTokenizer.train(texts, path, config.sft.vocab_size, words)
 
 
 def _card(config: ConfigDict, state) -> str:
@@ -85,21 +92,15 @@ def _card(config: ConfigDict, state) -> str:
 
 
 async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tasks: Sequence[Task]) -> list[Episode]:
-    """Proven trajectories. The first ones train the tokenizer; all attempts are kept on disk, so none is repeated."""
-    path, tokenizer_file = workdir / "demonstrations.jsonl", workdir / setup.TOKENIZER_FILE
+    """Proven trajectories. All attempts are kept on disk, so none is repeated when the run goes on."""
+    path = workdir / "demonstrations.jsonl"
     tasks = [t for t in tasks if t.split == "train" and t.skill in SKILLS]
     random.Random(config.seed).shuffle(tasks)
+    # Bytes are enough to record the text that the real tokenizer is made of.
+    prompts = [get_skill(t.skill).make_prompt(t) for t in tasks]
+    chat = CompactChat(SentencePieceTokenizer.train(prompts, workdir / "bootstrap.model", 600))
+    attempted = list(read_episodes(path)) if path.exists() else []
     async with setup.sandbox_client(config, task_dir, f"sft-{workdir.name}") as client:
-        if not tokenizer_file.exists():
-            # Bytes are enough to record the text that the real tokenizer is made of.
-            prompts = [get_skill(t.skill).make_prompt(t) for t in tasks[:_TOKENIZER_EPISODES]]
-            bootstrap = SentencePieceTokenizer.train(prompts, workdir / "bootstrap.model", 600)
-            recorded = await _attempt(config, client, CompactChat(bootstrap), tasks[:_TOKENIZER_EPISODES])
-            texts = [turn.text for e in recorded for turn in e.turns]
-            words = [word for kind in WORDS.values() for word in kind]
-            SentencePieceTokenizer.train(texts, tokenizer_file, config.sft.vocab_size, words)
-        chat = CompactChat(SentencePieceTokenizer(tokenizer_file))
-        attempted = list(read_episodes(path)) if path.exists() else []
         with Progress(disable=None) as progress:
             bar = progress.add_task("demonstrations", total=len(tasks), completed=len(attempted))
             for start in range(len(attempted), len(tasks), _CHUNK_TASKS):
@@ -108,8 +109,28 @@ async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tas
                 attempted += episodes
                 progress.update(bar, completed=len(attempted))
     proven = [e for e in attempted if e.outcome.graded and score_of(e) == 1.0]
-    logging.info("%d of %d demonstrations earned the maximal reward", len(proven), len(attempted))
+    logging.warning("%d of %d demonstrations earned the maximal reward", len(proven), len(attempted))
     return proven
+
+
+def _retokenize(episode: Episode, chat: CompactChat) -> Episode:
+    """The same conversation in another tokenizer; nothing of it was sampled, so nothing is lost."""
+    messages: list[Message] = []
+    for turn in episode.turns:
+        if turn.role == "assistant":
+            text = turn.text.removesuffix(END)
+            name, *args = text.removeprefix(CALL).split(ARG)
+            messages.append(ToolCall(name, tuple(args)) if text.startswith(CALL) else Final(text))
+        else:
+            messages.append(User(turn.text) if turn.role == "user" else ToolResult(turn.text))
+    ids, mask = chat.render(messages)
+    return dataclasses.replace(
+        episode,
+        tokens=np.array(ids, np.int32),
+        loss_mask=np.array(mask),
+        sampler_logprobs=np.zeros(len(ids), np.float32),
+        versions=np.full(len(ids), -1, np.int32),
+    )
 
 
 async def _attempt(config: ConfigDict, client, chat: CompactChat, tasks: Sequence[Task]) -> list[Episode]:
