@@ -1,7 +1,7 @@
 """Control groups, version 1, 2 or none: one group per command limits its memory and its processes.
 
-The groups of one service lie in a directory `skillrl-BOOT-PID-START` of its own below each controller, so that several
-services share a host and what a dead one left behind can be told and removed.
+The groups of one owner (a jail) lie in a directory `skillrl-BOOT-PID-START` of its own below each controller, so that
+several share a host and what a dead one left behind can be told and removed.
 """
 
 import os
@@ -83,7 +83,7 @@ class Hierarchy:
         return gone
 
     def close(self, patience_s: float = 1.0) -> None:
-        """Removes the service's own directories."""
+        """Removes the owner's directories."""
         deadline = time.monotonic() + patience_s
         while not all(_remove_tree(parent) for parent in self.directories) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -92,13 +92,12 @@ class Hierarchy:
 NONE = Hierarchy(0)
 
 
-def find(root: Path = Path("/"), pid: int | None = None) -> Hierarchy:
+def find(root: Path = Path("/")) -> Hierarchy:
     """The hierarchy to use on this host, proven by making a group; NONE when no group can be made.
 
-    `root` is where the host's file tree is seen; `pid` the service whose groups these are. Removes leftovers of dead
-    services.
+    `root` is where the host's file tree is seen. Removes leftovers of dead owners.
     """
-    own = _own_name(root, os.getpid() if pid is None else pid)
+    own = _own_name(root, os.getpid())
     mounts = _mounts(root)
     memberships = _memberships(root)
     parents: dict[str, Path] = {}
@@ -145,7 +144,7 @@ def _start_time(root: Path, pid: int) -> str | None:
 
 
 def _usable(places: list[Path], own: str, root: Path) -> Path | None:
-    """The first place in which the service's directory can be made; leftovers in it are removed on the way."""
+    """The first place in which the owner's directory can be made; leftovers in it are removed on the way."""
     for place in places:
         for stale in place.glob(_PREFIX + "*"):
             if _is_stale(stale.name, own, root):

@@ -65,7 +65,6 @@ class Supervisor:
         theirs.close()
         settings = {
             "host": asdict(_describe_host(self._state_dir)),
-            "service_pid": os.getpid(),
             "mount_point": os.path.realpath(mount_point),
             "packages": os.path.realpath(self._packages),
         }

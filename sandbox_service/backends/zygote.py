@@ -47,7 +47,7 @@ def main(fd: int) -> None:
     try:
         if ns.MACHINE not in ns.MACHINES:
             raise OSError(errno.ENOSYS, f"the jail knows {', '.join(ns.MACHINES)}, not {ns.MACHINE}")
-        groups = cgroups.find(pid=settings["service_pid"])
+        groups = cgroups.find()
         if not host.as_root:
             ns.unshare(ns.CLONE_NEWUSER)
             ns.map_user(host.uid, host.gid, host.uid, host.gid)

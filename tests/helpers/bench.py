@@ -35,10 +35,8 @@ class Bench:
         return self.do(workspace.run(["python3", "-c", code], timeout_s=timeout_s, **options))
 
     def harness(self, workspace: Workspace, test_paths: Sequence[str]) -> HarnessResult:
-        spec = {
-            **{"nonce": "n", "root": WORKSPACE, "files": {}, "mtime": MTIME, "source_roots": ["."]},
-            **{"test_paths": test_paths, "test_ids": [], "conftest": False},
-        }
+        spec = {"nonce": "n", "root": WORKSPACE, "files": {}, "mtime": MTIME, "source_roots": ["."], "conftest": False}
+        spec |= {"test_paths": test_paths, "test_ids": []}
         return self.do(workspace.run_harness(json.dumps(spec).encode(), timeout_s=60.0))
 
 
