@@ -135,15 +135,21 @@ def draft(rng: random.Random, split: str) -> Draft:
 
 def draw_helpers(rng: random.Random, family: BodyFamily, split: str, names, paths) -> list[Helper]:
     """Distinct functions; no body with its choices occurs both in training and in a held-out repository."""
-    drawn: dict[tuple, Helper] = {}
-    while len(drawn) < len(names):
-        body = rng.choice(family.bodies)
-        choice = rng.choice(body.choices())
-        key = (body.words, choice)
-        foreign = split != "heldout_families" and (words.pool(f"{key}") == "train") != (split == "train")
-        if key not in drawn and not foreign:
-            drawn[key] = Helper(names[len(drawn)], paths[len(drawn)], family, body, choice)
-    return list(drawn.values())
+    variants = _variants(family, split)
+    if len(variants) < len(names):
+        raise Unproven(f"{family.name} has {len(variants)} functions for {split}")
+    drawn = rng.sample(variants, len(names))
+    return [Helper(name, path, family, *variant) for name, path, variant in zip(names, paths, drawn, strict=True)]
+
+
+@functools.cache
+def _variants(family: BodyFamily, split: str) -> tuple[tuple[Body, tuple[int, ...]], ...]:
+    return tuple(
+        (body, choice)
+        for body in family.bodies
+        for choice in body.choices()
+        if split == "heldout_families" or (words.pool(f"{body.words} {choice}") == "train") == (split == "train")
+    )
 
 
 def draw_facades(rng: random.Random, family: BodyFamily, names, path: str, helpers: list[Helper]) -> list[Facade]:

@@ -30,7 +30,7 @@ _TWO_FILES = 0.3
 # Sites tried before the repository is given up.
 _SITES = 30
 _TEST_ROUNDS, _POOL_ROUNDS = 2, 4
-_EXTRA_MODULES = 4
+_EXTRA_MODULES = 6
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,11 @@ class Suite:
 
         def trace(frame, event, arg):
             nonlocal left
-            left -= 1
-            if left < 0:
-                raise _Runaway
+            # Only where a line begins: an exception out of the end of a discarded generator would be lost.
+            if event == "line":
+                left -= 1
+                if left < 0:
+                    raise _Runaway
             return trace
 
         before = sys.gettrace()

@@ -11,14 +11,16 @@ import pytest
 
 from sandbox_service.tasks import TaskSetWriter, apply_overlay, pack_tree
 from skillrl.tasks.derive import changed_lines
-from skillrl.tasks.world import LEVELS, SPLITS, WORDS, __main__, expressions, generate, words
+from skillrl.tasks.world import LEVELS, SPLITS, WORDS, __main__, apps, bodies, expressions, generate, words
 from skillrl.tasks.world.prove import Suite
 
-SAMPLE = 6
+# Instances a split, by level.
+SAMPLE = {0: 6, 1: 4, 2: 2, 3: 1}
 
 
-def _sample(levels=LEVELS, count=SAMPLE):
-    return [generate(11, i, level, split) for level in levels for split in SPLITS for i in range(count)]
+def _sample(counts=None):
+    counts = counts or SAMPLE
+    return [generate(11, i, level, split) for level in counts for split in SPLITS for i in range(counts[level])]
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +61,25 @@ def test_generated_names_belong_to_their_split(sample):
             package, _, rest = path.partition("/")
             module = rest.removesuffix(".py")
             assert module == "__init__" or words.pool(f"{package}/{module}") == g.split
-            for node in ast.walk(ast.parse(data)):
-                if isinstance(node, ast.FunctionDef) and re.fullmatch(r"[a-z]+_[a-z]+", node.name):
-                    assert words.pool(node.name) == g.split
+            for node in ast.parse(data).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.name).lower()
+                    assert name in words.FUNCTION_NAMES[g.split]
 
 
 def test_heldout_families_share_no_template():
     train = {e.code for f in expressions.TRAIN_FAMILIES for e in f.expressions + f.callers}
     held = {e.code for f in expressions.HELDOUT_FAMILIES for e in f.expressions + f.callers}
     assert not train & held
+    assert not {b.code for f in bodies.TRAIN_FAMILIES for b in f.bodies} & {
+        b.code for f in bodies.HELDOUT_FAMILIES for b in f.bodies
+    }
+    assert not {f for family in bodies.TRAIN_FAMILIES for f in family.facades} & {
+        f for family in bodies.HELDOUT_FAMILIES for f in family.facades
+    }
+    assert not {text for a in apps.TRAIN_APPS for text in a.modules.values()} & {
+        text for a in apps.HELDOUT_APPS for text in a.modules.values()
+    }
     assert len(expressions.TRAIN_FAMILIES) >= 6
     assert len(expressions.HELDOUT_FAMILIES) >= 2
     assert all(len(f.expressions) >= 8 for f in expressions.FAMILIES.values())
@@ -119,14 +131,13 @@ def test_an_existing_set_and_an_unknown_level_are_refused(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_pytest_agrees_with_the_proof(level, tmp_path):
-    for number, split in enumerate(SPLITS):
-        g = generate(7, number, level, split)
-        gold = _pytest_outcomes(g.files, tmp_path / f"gold{number}")
-        assert all(gold.values())
-        assert gold.keys() == {*g.instance.fail_to_pass, *g.instance.pass_to_pass}
-        buggy = _pytest_outcomes(apply_overlay(g.files, g.instance.bug), tmp_path / f"bug{number}")
-        assert {t for t, ok in buggy.items() if not ok} == set(g.instance.fail_to_pass)
-        assert buggy.keys() == gold.keys()
+    g = generate(7, 0, level, SPLITS[level % 3])
+    gold = _pytest_outcomes(g.files, tmp_path / "gold")
+    assert all(gold.values())
+    assert gold.keys() == {*g.instance.fail_to_pass, *g.instance.pass_to_pass}
+    buggy = _pytest_outcomes(apply_overlay(g.files, g.instance.bug), tmp_path / "bug")
+    assert {t for t, ok in buggy.items() if not ok} == set(g.instance.fail_to_pass)
+    assert buggy.keys() == gold.keys()
 
 
 def test_solutions_solve(sample):
@@ -180,7 +191,7 @@ def test_what_the_agent_sees_holds_no_answer(sample):
 
 
 def test_level_0_is_small():
-    for g in _sample(levels=[0], count=20):
+    for g in _sample({0: 20}):
         for path, data in g.files.items():
             if not path.startswith("tests/"):
                 assert data.count(b"\n") <= 12
@@ -228,3 +239,39 @@ def test_level_0_streams_fast():
 def test_trees_differ_between_instances(sample):
     assert len({pack_tree(g.files) for g in sample}) == len(sample)
     assert len({g.instance.instance_id for g in sample}) == len(sample)
+
+
+def test_higher_levels_widen(sample):
+    by_level = {level: [g for g in sample if g.level == level] for level in LEVELS}
+    for g in by_level[1]:
+        assert len({p for p in g.files if not p.startswith("tests/")}) == 5
+        # The issue names a public function, the bug is in another module.
+        assert g.instance.target_symbol not in g.texts.issue
+    for g in by_level[2] + by_level[3]:
+        source = b"".join(d for p, d in g.files.items() if not p.startswith("tests/"))
+        assert b"class " in source
+        names = {n.name for n in ast.parse(source).body if hasattr(n, "name")}
+        assert not any(re.search(rf"\b{name}\b", g.texts.issue) for name in names)
+    for g in by_level[3]:
+        sources = [d for p, d in g.files.items() if not p.startswith("tests/")]
+        assert len(sources) >= 9
+        assert sum(d.count(b"\n") for d in sources) >= 300
+
+
+@pytest.mark.slow
+def test_some_bugs_of_level_2_are_in_two_files():
+    bugs = [generate(1, i, 2, "train").instance.bug for i in range(12)]
+    assert {len(bug) for bug in bugs} == {1, 2}
+
+
+def test_a_runaway_loop_ends():
+    files = {"pkg/__init__.py": b"def spin():\n    while True:\n        pass\n"}
+    test = {"tests/test_spin.py": "from pkg import spin\n\n\ndef test_spin():\n    spin()\n"}
+    assert Suite(files, test).results() == {"tests/test_spin.py::test_spin": False}
+
+
+def test_the_prover_keeps_generated_modules_to_itself():
+    g = generate(0, 0, 0, "train")
+    package = g.instance.target_path.split("/")[0]
+    Suite(g.files).results()
+    assert package not in sys.modules
