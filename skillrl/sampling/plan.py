@@ -23,8 +23,10 @@ class Shapes:
 
     @classmethod
     def default(cls, rows: int) -> "Shapes":
-        """For a cache of `rows` on this platform. On a CPU more than 16 rows at once gain nothing (measured)."""
-        sizes = (4, 16) if jax.default_backend() == "cpu" else (8, 64, 256)
+        """For a cache of `rows` on this platform. On a CPU more than 8 rows at once gain nothing (measured)."""
+        if jax.default_backend() == "cpu":
+            return cls((min(rows, 8),), chunks=(16, 64))
+        sizes = (8, 64, 256)
         return cls(tuple(size for size in sizes if size < rows) + (min(rows, sizes[-1]),))
 
     def rounded(self, shards: int) -> "Shapes":

@@ -39,18 +39,24 @@ def sample(
 ) -> tuple[Int[Array, " A"], Float[Array, " A"], Bool[Array, " A"]]:
     """One token a row, its log-probability, and whether the row's logits were finite.
 
-    Gumbel-max over the full vocabulary at the row's temperature, the noise a function of the row's seed and the
-    token's position alone. Temperature 0 takes the likeliest token and reports its log-probability at temperature 1.
+    Inverts the distribution function over the full vocabulary at the row's temperature, at one uniform number that
+    is a function of the row's seed and the token's position alone (a sixth of the time of Gumbel noise over the
+    vocabulary on a CPU). Temperature 0 takes the likeliest token and reports its log-probability at temperature 1.
     """
     greedy_A = temperatures_A <= 0
     scaled_AV = logits_AV / jnp.where(greedy_A, 1.0, temperatures_A)[:, None]
-
-    def noise(seed, position):
-        return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), position), scaled_AV.shape[1:])
-
-    noise_AV = jax.vmap(noise)(seeds_A, positions_A)
-    tokens_A = jnp.argmax(scaled_AV + jnp.where(greedy_A[:, None], 0.0, noise_AV), axis=-1).astype(jnp.int32)
     normaliser_A = jax.nn.logsumexp(scaled_AV, axis=-1)
+    probs_AV = jnp.exp(scaled_AV - normaliser_A[:, None])
+    below_AV = jnp.cumsum(probs_AV, axis=-1)
+
+    def uniform(seed, position):
+        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), position))
+
+    target_A = jax.vmap(uniform)(seeds_A, positions_A) * below_AV[:, -1]
+    # Sums are rounded: a token without probability must not be hit, and the last one must not be overshot.
+    hit_AV = (below_AV > target_A[:, None]) & (probs_AV > 0)
+    greedy_A |= ~hit_AV.any(axis=-1)
+    tokens_A = jnp.where(greedy_A, jnp.argmax(scaled_AV, axis=-1), jnp.argmax(hit_AV, axis=-1)).astype(jnp.int32)
     logprobs_A = jnp.take_along_axis(scaled_AV, tokens_A[:, None], axis=-1)[:, 0] - normaliser_A
     return tokens_A, logprobs_A, jnp.isfinite(normaliser_A)
 
