@@ -23,7 +23,7 @@ from skillrl.models.config import ModelConfig
 Params = dict[str, Any]
 
 _MASKED = -1e30  # finite: a row without any key must stay finite too
-_QUERY_BLOCK = 128
+_QUERY_BLOCK = 64
 _READ_LENGTHS = 8
 
 
@@ -36,6 +36,30 @@ def _scale(cfg: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...]) -> n
     return nnx.Param(jnp.ones(shape, cfg.param_dtype), axes=axes)
 
 
+@jax.custom_vjp
+def project(x_BTD: Array, w_DX: Array) -> Array:
+    """x w over the last axis of x and the first of w; w may have several output axes.
+
+    The gradient of w is taken as x^T g. JAX's own rule takes (g^T x)^T; where g is wider than x the transposed copy
+    of g was measured to be the most expensive operation of a training step on CPU.
+    """
+    return jnp.tensordot(x_BTD, w_DX, 1)
+
+
+def _project_forward(x_BTD, w_DX):
+    return project(x_BTD, w_DX), (x_BTD, w_DX)
+
+
+def _project_backward(saved, g_BTX):
+    x_BTD, w_DX = saved
+    outputs = tuple(range(1, w_DX.ndim))
+    grad_x_BTD = jnp.tensordot(g_BTX, w_DX, (tuple(axis + 1 for axis in outputs), outputs))
+    return grad_x_BTD, jnp.tensordot(x_BTD, g_BTX, ((0, 1), (0, 1)))
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
 def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*B D"]:
     """Root-mean-square normalisation over the last axis in float32 (arXiv:1910.07467)."""
     x32 = x.astype(jnp.float32)
@@ -43,14 +67,17 @@ def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, " D"], eps: float) -> 
     return (x32 * scale).astype(x.dtype)
 
 
-def rotary_angles(positions: Int[Array, "B T"], head_dim: int, theta: float) -> Float[Array, "B T half"]:
-    """Rotary angles (arXiv:2104.09864), pairs taken as (i, i + head_dim / 2)."""
+def rotary(positions: Int[Array, "B T"], head_dim: int, theta: float) -> tuple[Array, Array]:
+    """Cosines and sines [B, T, 1, head_dim / 2] of the rotary angles (arXiv:2104.09864)."""
     frequencies = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    return positions[..., None].astype(jnp.float32) * frequencies
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    # The barrier keeps them tables: fused into every layer, forward and backward, they cost more than attention on CPU.
+    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
 
 
-def rotate(x: Float[Array, "B T N H"], angles: Float[Array, "B T half"]) -> Float[Array, "B T N H"]:
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+def rotate(x: Float[Array, "B T N H"], rotation: tuple[Array, Array]) -> Float[Array, "B T N H"]:
+    """Turns the pairs (i, i + H / 2) of each head by the angles of its position."""
+    cos, sin = rotation
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
@@ -148,15 +175,17 @@ class Blocks(nnx.Module):
         self.up_DF = weight((embed, mlp), ("embed", "mlp"), embed)
         self.down_FD = weight((mlp, embed), ("mlp", "embed"), mlp)
 
-    def __call__(self, x_BTD: Array, angles: Array, attention: Callable[[Array, Array, Array], Array]) -> Array:
+    def __call__(
+        self, x_BTD: Array, rotation: tuple[Array, Array], attention: Callable[[Array, Array, Array], Array]
+    ) -> Array:
         """One layer; `attention` maps q, k, v [B, T, heads, H] to the heads' output [B, T, N, H]."""
         cfg, dtype = self.cfg, x_BTD.dtype
         y_BTD = rms_norm(x_BTD, self.attention_norm_D[...], cfg.norm_eps)
-        q_BTNH = jnp.einsum("btd,dnh->btnh", y_BTD, self.q_DNH[...].astype(dtype))
-        k_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self.k_DKH[...].astype(dtype))
-        v_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self.v_DKH[...].astype(dtype))
-        q_BTNH = rotate(rms_norm(q_BTNH, self.q_norm_H[...], cfg.norm_eps), angles)
-        k_BTKH = rotate(rms_norm(k_BTKH, self.k_norm_H[...], cfg.norm_eps), angles)
+        q_BTNH = project(y_BTD, self.q_DNH[...].astype(dtype))
+        k_BTKH = project(y_BTD, self.k_DKH[...].astype(dtype))
+        v_BTKH = project(y_BTD, self.v_DKH[...].astype(dtype))
+        q_BTNH = rotate(rms_norm(q_BTNH, self.q_norm_H[...], cfg.norm_eps), rotation)
+        k_BTKH = rotate(rms_norm(k_BTKH, self.k_norm_H[...], cfg.norm_eps), rotation)
         q_BTNH = sharding.constrain(q_BTNH, "batch", None, "heads", None)
         k_BTKH = sharding.constrain(k_BTKH, "batch", None, "kv_heads", None)
         heads_BTNH = attention(q_BTNH, k_BTKH, v_BTKH)
@@ -165,8 +194,8 @@ class Blocks(nnx.Module):
 
         # SwiGLU, down(silu(gate(x)) * up(x)) (arXiv:2002.05202).
         y_BTD = rms_norm(x_BTD, self.mlp_norm_D[...], cfg.norm_eps)
-        gate_BTF = jnp.einsum("btd,df->btf", y_BTD, self.gate_DF[...].astype(dtype))
-        up_BTF = jnp.einsum("btd,df->btf", y_BTD, self.up_DF[...].astype(dtype))
+        gate_BTF = project(y_BTD, self.gate_DF[...].astype(dtype))
+        up_BTF = project(y_BTD, self.up_DF[...].astype(dtype))
         hidden_BTF = sharding.constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch", None, "mlp")
         x_BTD = x_BTD + jnp.einsum("btf,fd->btd", hidden_BTF, self.down_FD[...].astype(dtype))
         return sharding.constrain(x_BTD, "batch", None, None)
@@ -193,12 +222,12 @@ class Policy(nnx.Module):
         self, tokens_BT: Int[Array, "B T"], positions_BT: Int[Array, "B T"], segment_ids_BT: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         """Final hidden states of packed rows; a token sees the earlier tokens of its own segment."""
-        angles = rotary_angles(positions_BT, self.cfg.head_dim, self.cfg.rope_theta)
+        rotation = rotary(positions_BT, self.cfg.head_dim, self.cfg.rope_theta)
         graphdef, stacked = nnx.split(self.blocks)
 
         def layer(x_BTD, params):
             block = nnx.merge(graphdef, params)
-            return block(x_BTD, angles, lambda q, k, v: packed_attention(q, k, v, segment_ids_BT)), None
+            return block(x_BTD, rotation, lambda q, k, v: packed_attention(q, k, v, segment_ids_BT)), None
 
         if self.cfg.remat == "full":
             layer = jax.checkpoint(layer, prevent_cse=False)
@@ -214,7 +243,7 @@ class Policy(nnx.Module):
         included. A token with position -1, or at or beyond the cache's capacity, is padding: it is written nowhere
         and its hidden state means nothing. Donate the cache (or carry it through a loop) to update it in place.
         """
-        angles = rotary_angles(positions_BC, self.cfg.head_dim, self.cfg.rope_theta)
+        rotation = rotary(positions_BC, self.cfg.head_dim, self.cfg.rope_theta)
         slots_BC = jnp.where(positions_BC < 0, cache.max_tokens, positions_BC)
         rows_B1 = jnp.arange(tokens_BC.shape[0])[:, None]
         graphdef, stacked = nnx.split(self.blocks)
@@ -229,7 +258,7 @@ class Policy(nnx.Module):
         # A loop over layers, not a scan: scanning would copy every layer's cache in each step.
         for layer in range(self.cfg.layers):
             block = nnx.merge(graphdef, jax.tree.map(lambda p, layer=layer: p[layer], stacked))
-            x_BCD = block(x_BCD, angles, functools.partial(attention, layer))
+            x_BCD = block(x_BCD, rotation, functools.partial(attention, layer))
         return rms_norm(x_BCD, self.final_norm_D[...], self.cfg.norm_eps), KVCache(tuple(keys), tuple(values))
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:

@@ -9,10 +9,10 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from episodes import make_episode  # noqa: E402
 
 from skillrl import sharding  # noqa: E402
 from skillrl.models.config import ModelConfig  # noqa: E402
-from skillrl.types import Episode, Outcome, Status, Task  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -24,23 +24,6 @@ def cfg():
 @pytest.fixture(scope="session")
 def mesh():
     return sharding.make_mesh({}, devices=jax.devices()[:1])
-
-
-def make_episode(tokens, mask, *, number=0, skill="editing", group="g", sampler_logprobs=None, outcome=None, **fields):
-    tokens = np.asarray(tokens, np.int32)
-    return Episode(
-        episode_id=f"e{number}",
-        group_id=group,
-        task=Task(f"t{number}", skill, "i", "r", "f", "train", 0, {}),
-        tokens=tokens,
-        loss_mask=np.asarray(mask, bool),
-        sampler_logprobs=np.zeros(len(tokens), np.float32) if sampler_logprobs is None else sampler_logprobs,
-        versions=np.zeros(len(tokens), np.int32),
-        turns=(),
-        status=fields.pop("status", Status.SUBMITTED),
-        outcome=outcome or Outcome(1.0),
-        **fields,
-    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,24 @@ def policy(cfg, mesh):
 def _packed(policy, tokens, positions=None, segments=None):
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
     segments = np.ones_like(tokens) if segments is None else segments
-    return np.asarray(jax.nn.log_softmax(policy.logits(policy(tokens, positions, segments))))
+    return np.asarray(_packed_logprobs(policy.cfg, models.split(policy), tokens, positions, segments))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _packed_logprobs(cfg, params, *inputs):
+    policy = models.merge(cfg, params)
+    return jax.nn.log_softmax(policy.logits(policy(*inputs)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(cfg, params, tokens, positions, cache):
+    policy = models.merge(cfg, params)
+    hidden, cache = policy.decode(tokens, positions, cache)
+    return jax.nn.log_softmax(policy.logits(hidden)), cache
+
+
+def _decoded(policy, tokens, positions, cache):
+    return _decode(policy.cfg, models.split(policy), tokens, positions, cache)
 
 
 def _tokens(rows, length, seed=0):
@@ -32,19 +50,33 @@ def test_rms_norm_by_hand():
 
 
 def test_rotation_by_hand_and_relative():
-    angles = models.rotary_angles(jnp.array([[0, 1]]), 4, 10_000.0)
-    np.testing.assert_allclose(angles[0], [[0, 0], [1, 0.01]], rtol=1e-6)
+    cos, sin = models.rotary(jnp.array([[0, 1]]), 4, 10_000.0)
+    np.testing.assert_allclose(cos[0, :, 0], [[1, 1], np.cos([1, 0.01])], rtol=1e-6)
+    np.testing.assert_allclose(sin[0, :, 0], [[0, 0], np.sin([1, 0.01])], rtol=1e-6)
     x = jnp.array([1.0, 2, 3, 4]).reshape(1, 1, 1, 4)
-    got = models.rotate(x, jnp.array([[[np.pi / 2, np.pi]]]))
+    turn = np.array([np.pi / 2, np.pi])
+    got = models.rotate(x, (np.cos(turn), np.sin(turn)))
     np.testing.assert_allclose(got.ravel(), [-3, -2, 1, -4], atol=1e-5)  # (1, 3) by a quarter, (2, 4) by a half turn
 
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
     def dot(a, b):
-        at = [models.rotary_angles(jnp.array([[p]]), 8, 100.0) for p in (a, b)]
+        at = [models.rotary(jnp.array([[p]]), 8, 100.0) for p in (a, b)]
         return (models.rotate(q, at[0]) * models.rotate(k, at[1])).sum()
 
     np.testing.assert_allclose(dot(7, 3), dot(104, 100), rtol=1e-3)
+
+
+def test_projection_has_the_gradients_of_a_product():
+    x, w = jax.random.normal(jax.random.key(0), (2, 3, 4)), jax.random.normal(jax.random.key(1), (4, 5, 6))
+
+    def loss(product):
+        return lambda x, w: jnp.sin(product(x, w)).sum()
+
+    got = jax.grad(loss(models.project), argnums=(0, 1))(x, w)
+    want = jax.grad(loss(lambda x, w: jnp.einsum("btd,dnh->btnh", x, w)), argnums=(0, 1))(x, w)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_attention_by_hand():
@@ -83,18 +115,17 @@ def test_packed_equals_separate(policy, length):
         np.testing.assert_allclose(packed[:, a:b], _packed(policy, tokens[:, a:b]), atol=2e-5)
 
 
-@pytest.mark.parametrize("schedule", [[1] * 23, [9] + [1] * 14, [4, 7, 1, 1, 10], [23]], ids=str)
+@pytest.mark.parametrize("schedule", [[9] + [1] * 14, [7, 7, 1, 1, 7], [23]], ids=str)
 def test_decoding_gives_the_packed_logprobs(cfg, mesh, policy, schedule):
     """Prefill chunks of any size and single steps; capacity 400 makes the read length change within the row."""
     tokens = _tokens(2, 23)
     want = _packed(policy, tokens)
     cache, got, start = KVCache.create(cfg, 2, 400, mesh), [], 0
-    step = jax.jit(lambda t, p, c: policy.decode(t, p, c), donate_argnums=2)
     for count in schedule:
         span = slice(start, start + count)
         positions = np.tile(np.arange(23), (2, 1))[:, span]
-        hidden, cache = step(tokens[:, span], positions, cache)
-        got.append(jax.nn.log_softmax(policy.logits(hidden)))
+        logprobs, cache = _decoded(policy, tokens[:, span], positions, cache)
+        got.append(logprobs)
         start += count
     np.testing.assert_allclose(np.concatenate(got, axis=1), want, atol=1e-4)
 
@@ -104,39 +135,38 @@ def test_rows_at_different_positions_and_long_caches(cfg, mesh, policy):
     want = _packed(policy, tokens)
     cache = KVCache.create(cfg, 2, 300, mesh)
     positions = np.stack([np.arange(290), np.where(np.arange(290) < 100, np.arange(290), -1)])
-    _, cache = policy.decode(tokens[:, :289], positions[:, :289], cache)
+    _, cache = _decoded(policy, tokens[:, :289], positions[:, :289], cache)
     step = np.stack([tokens[0, 289:], tokens[1, 100:101]])
-    hidden, cache = policy.decode(step, np.array([[289], [100]]), cache)
-    got = jax.nn.log_softmax(policy.logits(hidden))[:, 0]
-    np.testing.assert_allclose(got, np.stack([want[0, 289], want[1, 100]]), atol=1e-4)
+    got, cache = _decoded(policy, step, np.array([[289], [100]]), cache)
+    np.testing.assert_allclose(got[:, 0], np.stack([want[0, 289], want[1, 100]]), atol=1e-4)
 
 
 def test_padding_is_written_nowhere(cfg, mesh, policy):
     cache = KVCache.create(cfg, 2, 16, mesh)
-    hidden, after = policy.decode(_tokens(2, 3), np.array([[-1, 16, 99], [0, -1, 1]]), cache)
+    got, after = _decoded(policy, _tokens(2, 3), np.array([[-1, 16, 99], [0, -1, 1]]), cache)
     written = [np.asarray(x).any(axis=(1, 2)) for x in after.k_BKHS]  # [rows, positions]
     for layer in written:
         assert not layer[0].any()
         assert layer[1].tolist() == [True, True] + [False] * 14
-    assert np.isfinite(hidden).all()
+    assert np.isfinite(got).all()
 
 
 def test_a_reused_row_does_not_see_what_was_there(cfg, mesh, policy):
     tokens = _tokens(2, 12)
     positions = np.arange(12)[None]
-    _, dirty = policy.decode(tokens[:1], positions, KVCache.create(cfg, 1, 32, mesh))
-    got, _ = policy.decode(tokens[1:], positions, dirty)
-    want, _ = policy.decode(tokens[1:], positions, KVCache.create(cfg, 1, 32, mesh))
+    _, dirty = _decoded(policy, tokens[:1], positions, KVCache.create(cfg, 1, 32, mesh))
+    got, _ = _decoded(policy, tokens[1:], positions, dirty)
+    want, _ = _decoded(policy, tokens[1:], positions, KVCache.create(cfg, 1, 32, mesh))
     np.testing.assert_array_equal(got, want)
 
 
 def test_forked_rows_continue_alike(cfg, mesh, policy):
     tokens = _tokens(1, 10)
-    _, cache = policy.decode(tokens[:, :9], np.arange(9)[None], KVCache.create(cfg, 1, 16, mesh))
+    _, cache = _decoded(policy, tokens[:, :9], np.arange(9)[None], KVCache.create(cfg, 1, 16, mesh))
     forked = jax.tree.map(lambda x: x[np.array([0, 0, 0])], cache)
-    hidden, _ = policy.decode(np.repeat(tokens[:, 9:], 3, axis=0), np.full((3, 1), 9), forked)
+    got, _ = _decoded(policy, np.repeat(tokens[:, 9:], 3, axis=0), np.full((3, 1), 9), forked)
     want = _packed(policy, tokens)[0, 9]
-    np.testing.assert_allclose(jax.nn.log_softmax(policy.logits(hidden))[:, 0], np.stack([want] * 3), atol=1e-4)
+    np.testing.assert_allclose(got[:, 0], np.stack([want] * 3), atol=1e-4)
 
 
 def test_decoding_updates_the_cache_in_place(cfg, mesh, policy):
@@ -177,8 +207,7 @@ def test_initial_activations_keep_their_scale(mesh):
     for width in (32, 128):
         wide = ModelConfig(vocab=64, embed=width, layers=2, q_heads=4, kv_heads=2, head_dim=16, mlp=2 * width)
         fresh = models.Policy.create(wide, mesh, seed=0)
-        logits = fresh.logits(fresh(_tokens(2, 32), np.tile(np.arange(32), (2, 1)), np.ones((2, 32), np.int32)))
-        assert 0.5 < float(logits.std()) < 2
+        assert 0.5 < _packed(fresh, _tokens(2, 32)).std(axis=-1).mean() < 2
 
 
 def test_bad_configurations_are_refused():

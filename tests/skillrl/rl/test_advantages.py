@@ -2,13 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from episodes import make_episode
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skillrl.rl.advantages import ESTIMATORS, GroupError, group_advantages, reward_advantages
 from skillrl.rl.outcomes import learnable
 from skillrl.types import Outcome, Status
-from tests.skillrl.conftest import make_episode
 
 UNGRADABLE = Outcome(None, reason="infra")
 A, B, C, D = [1, 0, 0, 1], [0.2, 0.8, 0.5, 0.5], [1, 1, 1, 1], [0.7]
