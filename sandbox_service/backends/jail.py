@@ -25,7 +25,7 @@ from sandbox_service.backends.base import (
 )
 from sandbox_service.backends.output import DrainedPipe, HeadTail
 from sandbox_service.backends.selftest import attack
-from sandbox_service.backends.supervisor import Supervisor
+from sandbox_service.backends.supervisor import Supervisor, remedy
 from sandbox_service.errors import BadRequest, IsolationError, SandboxError
 from sandbox_service.workspaces import hold, make_packages
 
@@ -33,6 +33,14 @@ _REPORT_BYTES = 8 << 20
 # From a request until the command starts. More than this means a host in trouble.
 _START_TIMEOUT_S = 60.0
 _FILE_TIMEOUT_S = 60.0
+
+
+class SetupError(SandboxError):
+    """A sandbox could not be made; `errno` is the failed call's."""
+
+    def __init__(self, text: str, number: int):
+        super().__init__(text)
+        self.errno = number
 
 
 class JailBackend(Backend):
@@ -70,7 +78,7 @@ class JailBackend(Backend):
             result = await workspace.run(["python", "-c", "import pytest, ssl"], timeout_s=30.0)
             await workspace.close()
         except SandboxError as e:
-            raise IsolationError(f"cannot make sandboxes here: {e}; run the service as root or on another host") from e
+            raise IsolationError(remedy(str(e), getattr(e, "errno", 0))) from e
         if result.exit_code:
             raise IsolationError(
                 f"the interpreter does not work inside a sandbox: {result.output.decode(errors='replace').strip()}; "
@@ -170,7 +178,7 @@ class JailWorkspace(Workspace):
 
     async def _close(self) -> None:
         for command in list(self._commands):
-            command.cancel()
+            self._abandon(command)
         await asyncio.gather(*self._commands.values(), return_exceptions=True)
         with suppress(SandboxError):
             await self._supervisor.answer(self._supervisor.post("close", name=self._name))
@@ -217,10 +225,16 @@ class JailWorkspace(Workspace):
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            command.cancel()
-            if self._closing is None or task.cancelled() is False and not task.done():
-                raise
-            raise SandboxError("the workspace was closed while a command ran") from None
+            if task.cancelled():
+                raise SandboxError("the workspace was closed while a command waited for its turn") from None
+            self._abandon(command)
+            raise
+
+    def _abandon(self, command: "_Command") -> None:
+        if command.is_waiting:
+            self._commands[command].cancel()
+        else:
+            command.abandon()
 
     def _forget(self, command: "_Command", task: asyncio.Task) -> None:
         self._commands.pop(command, None)
@@ -245,7 +259,7 @@ class _Command:
 
     def __post_init__(self) -> None:
         self._job_id: int | None = None
-        self._cancelled = False
+        self._abandoned = False
         self._status = bytearray()
         self._started_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -255,8 +269,6 @@ class _Command:
     async def run(self, slots: asyncio.Semaphore) -> None:
         """Waits for a slot, runs, and returns when the child is reaped and its pipes are drained."""
         async with slots:
-            if self._cancelled:
-                raise SandboxError("the command was cancelled before it started")
             loop = asyncio.get_running_loop()
             sinks = (self._add_output, self._add_status, self._add_report)
             if self.request["kind"] == "exec":
@@ -278,8 +290,13 @@ class _Command:
                 for pipe in pipes:
                     pipe.close()
 
-    def cancel(self) -> None:
-        self._cancelled = True
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing of it has been started yet."""
+        return self._job_id is None
+
+    def abandon(self) -> None:
+        self._abandoned = True
         self.kill()
 
     def kill(self) -> None:
@@ -322,12 +339,13 @@ class _Command:
     def raise_faults(self) -> None:
         for line in self._status.decode(errors="replace").splitlines():
             if line.startswith("error "):
-                raise SandboxError(f"the sandbox could not be made: {line[6:]}")
+                _, number, text = line.split(" ", 2)
+                raise SetupError(f"the sandbox could not be made: {text}", int(number))
 
     def result(self) -> ExecResult:
         """Raises SandboxError when the command never ran."""
         self.raise_faults()
-        if self._cancelled:
+        if self._abandoned:
             raise SandboxError("the workspace was closed while a command ran")
         if self._started_at is None:
             raise SandboxError(f"the command did not start within {_START_TIMEOUT_S:.0f} s; the host is overloaded")

@@ -7,7 +7,7 @@ has ordinary signals; when it ends, the kernel kills everything in the namespace
     exit CODE WALL_S    it exited; signal NUMBER WALL_S when a signal ended it
     processes           it had as many processes as it may; memory: it used too much and is stopped (only told on hosts
                         without control groups)
-    error TEXT          the sandbox could not be made: never the command's fault
+    error ERRNO TEXT    the sandbox could not be made: never the command's fault
 """
 
 import errno
@@ -76,7 +76,8 @@ def main(job: Job, filter_program: bytes, layers: tuple[str, str]) -> None:
     except BaseException as e:
         with suppress(OSError):
             where = traceback.extract_tb(e.__traceback__)[-1]
-            job.tell(f"error {e} ({type(e).__name__} in {where.name}, line {where.lineno})".replace("\n", " "))
+            number = getattr(e, "errno", None) or 0
+            job.tell(f"error {number} {e} ({type(e).__name__} in {where.name}, line {where.lineno})".replace("\n", " "))
     finally:
         os._exit(code)
 

@@ -8,6 +8,7 @@ The zygote lives in a root of its own, so that nothing has to be made on the hos
     /NAME       links to /@host/NAME, so that host paths keep their meaning
 """
 
+import errno
 import os
 import shutil
 import sys
@@ -38,8 +39,14 @@ _COVERED = (WORKSPACE, PACKAGES, PYTHON, "/tmp", "/proc", "/dev", "/etc")
 
 
 def sandbox_owner() -> tuple[int, int]:
-    """User and group, as the host numbers them, of sandboxes that this process makes. Never root."""
-    return (HOST_ID, HOST_ID) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    """User and group, as the host numbers them, of sandboxes that this process makes.
+
+    Root only when there is no other user to be (in a container that maps few); the jail refuses that.
+    """
+    with open("/proc/self/uid_map") as f:
+        mapped = [range(int(start), int(start) + int(count)) for start, _, count in map(str.split, f)]
+    is_root = os.geteuid() == 0 and any(HOST_ID in users for users in mapped)
+    return (HOST_ID, HOST_ID) if is_root else (os.geteuid(), os.getegid())
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,8 @@ def build_jail(host: Host) -> None:
             _show("/" + name)
     for prefix in host.prefixes:
         if any(prefix == c or prefix.startswith(c + "/") for c in _COVERED):
-            raise OSError(22, f"the interpreter lies in {prefix}, which every sandbox covers; install it elsewhere")
+            text = f"the interpreter lies in {prefix}, which every sandbox covers: use one that is installed elsewhere"
+            raise OSError(errno.ENOTSUP, text)
         if not os.path.exists(JAIL + prefix):
             os.makedirs(JAIL + prefix)
             _show(prefix)

@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import errno
 import json
 import os
 import site
@@ -77,7 +78,7 @@ class Supervisor:
             self.facts = {"error": f"no sign of life from the zygote; {self._last_words()}"}
         if "error" in self.facts:
             await self.stop()
-            raise IsolationError(_remedy(self.facts))
+            raise IsolationError(remedy(self.facts["error"], self.facts.get("errno", 0)))
         self._failure = None
         self._loop.add_reader(self._socket, self._receive)
 
@@ -96,22 +97,24 @@ class Supervisor:
             self._errors = -1
 
     def post(self, op: str, fds: Sequence[int] = (), **fields) -> int:
-        """Sends a request without waiting and returns its id. Takes the descriptors over. Raises SandboxError."""
+        """Sends a request without waiting and returns its id. Takes the descriptors over. Raises SandboxError.
+
+        All but "kill" are answered; the answer may come before anybody awaits it.
+        """
         if self._failure:
             _close_all(fds)
             raise SandboxError(self._failure)
         self._next_id += 1
+        if op != "kill":
+            self._waiting[self._next_id] = self._loop.create_future()
         self._outbox.append((json.dumps({"op": op, "id": self._next_id, **fields}).encode(), list(fds)))
         self._flush()
         return self._next_id
 
     async def answer(self, request_id: int) -> dict:
-        """The answer to a request that was posted in this same step of the loop. Raises SandboxError."""
-        if self._failure:
-            raise SandboxError(self._failure)
-        future = self._waiting[request_id] = self._loop.create_future()
+        """The answer to a posted request; to be awaited once. Raises SandboxError."""
         try:
-            answer = await future
+            answer = await self._waiting[request_id]
         finally:
             self._waiting.pop(request_id, None)
         if "error" in answer:
@@ -202,12 +205,14 @@ def _describe_host(state_dir: Path) -> Host:
     )
 
 
-def _remedy(facts: dict) -> str:
-    """The zygote's own error and what to do about it."""
-    error = facts["error"]
-    advice: Callable[[], str] = {1: _advice_on_permission, 13: _advice_on_permission, 28: _advice_on_quota}.get(
-        facts.get("errno", 0), lambda: "the jail needs Linux 5.12 with overlayfs and user namespaces"
-    )
+def remedy(error: str, number: int) -> str:
+    """What went wrong on this host, and what to do about it."""
+    advice: Callable[[], str] = {
+        errno.EPERM: _advice_on_permission,
+        errno.EACCES: _advice_on_permission,
+        errno.ENOSPC: _advice_on_quota,
+        errno.ENOTSUP: lambda: "see `python -m sandbox_service --help` for other backends",
+    }.get(number, lambda: "the jail needs Linux 5.12 or later with overlayfs and user namespaces")
     return f"cannot make sandboxes here: {error}; {advice()}"
 
 

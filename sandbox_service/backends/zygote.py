@@ -47,6 +47,9 @@ def main(fd: int) -> None:
     try:
         if ns.MACHINE not in ns.MACHINES:
             raise OSError(errno.ENOSYS, f"the jail knows {', '.join(ns.MACHINES)}, not {ns.MACHINE}")
+        if host.uid == 0:
+            text = "root of a container that maps few users: run the service as another user, or map all of them"
+            raise OSError(errno.ENOTSUP, text)
         groups = cgroups.find()
         if not host.as_root:
             ns.unshare(ns.CLONE_NEWUSER)

@@ -237,8 +237,35 @@ def test_large_requests_and_output(jail):
     [(1, "root"), (28, "sysctl -w user.max_user_namespaces"), (38, "Linux 5.12")],
 )
 def test_refusals_name_the_remedy(error, remedy):
-    text = supervisor._remedy({"error": os.strerror(error), "errno": error})
+    text = supervisor.remedy(os.strerror(error), error)
     assert os.strerror(error) in text and remedy in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a container's root with the help of the real one")
+def test_root_of_a_user_namespace_is_refused(tmp_path):
+    """As in a rootless container: it must neither map the host's root nor die without a word."""
+    code = (
+        "import asyncio, sys; from pathlib import Path; from sandbox_service.backends.jail import JailBackend\n"
+        "asyncio.run(JailBackend(Path(sys.argv[1])).start())"
+    )
+    command = ["unshare", "-Ur", sys.executable, "-c", code, str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    assert done.returncode == 1
+    assert "IsolationError" in done.stderr and "root of a container that maps few users" in done.stderr
+
+
+def test_closing_does_not_wait_for_a_turn(own_jail):
+    own_jail.backend.commands = asyncio.Semaphore(0)
+    workspace = own_jail.workspace()
+
+    async def close():
+        task = asyncio.create_task(workspace.run(["true"], timeout_s=20.0))
+        await asyncio.sleep(0.05)
+        await workspace.close()
+        with pytest.raises(SandboxError, match="closed"):
+            await task
+
+    own_jail.do(asyncio.wait_for(close(), 10.0))
 
 
 def test_an_interpreter_that_cannot_start_is_a_refusal(tmp_path, monkeypatch):
