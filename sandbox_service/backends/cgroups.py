@@ -185,7 +185,8 @@ def _delegated(place: Path) -> set[str]:
     """Controllers that children of `place` have, after asking for those that are only available."""
     try:
         available = set((place / "cgroup.controllers").read_text().split())
-        for controller in available.intersection(_WANTED):
+        given = set((place / "cgroup.subtree_control").read_text().split())
+        for controller in available.intersection(_WANTED) - given:
             with suppress(OSError):
                 _write(place / "cgroup.subtree_control", f"+{controller}")
         return set((place / "cgroup.subtree_control").read_text().split())
