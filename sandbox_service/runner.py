@@ -67,11 +67,6 @@ class TestRun:
         wanted = list(test_ids)
         return sum(self.results.get(i) == "passed" for i in wanted) / len(wanted) if wanted else 1.0
 
-    @property
-    def all_passed(self) -> bool:
-        """True when at least one test ran and every one of them passed."""
-        return bool(self.results) and all(status == "passed" for status in self.results.values())
-
 
 class Runner:
     """Runs tests; remembers the runs that hold nothing of an agent. One event loop.

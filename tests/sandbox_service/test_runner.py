@@ -27,7 +27,7 @@ def test_report_is_read():
     assert run.failures == {"t.py::b": "KeyError"}
     assert run.places == {"t.py::b": Place("call", "src/x.py", 4)}
     assert run.passed(ROWS) == run.passed(["t.py::a", "t.py::gone"]) == 0.5
-    assert run.passed([]) == 1.0 and not run.all_passed
+    assert run.passed([]) == 1.0
 
 
 GOOD = {"t.py::a": ROWS["t.py::a"]}
@@ -58,12 +58,12 @@ GOOD = {"t.py::a": ROWS["t.py::a"]}
 )
 def test_doubtful_reports_give_no_results(result):
     run = read_report(result, "n")
-    assert not run.reported and not run.results and not run.all_passed
+    assert not run.reported and not run.results
 
 
 def test_tests_run_on_the_tree_with_overlays_and_extra_files(desk):
     whole = desk.run_tests(test_paths=["tests"])
-    assert set(whole.results) == {*shelf.PRICE_TESTS, *shelf.STOCK_TESTS} and whole.all_passed
+    assert set(whole.results) == {*shelf.PRICE_TESTS, *shelf.STOCK_TESTS} and whole.passed(whole.results) == 1
     for instance in desk.tasks.instances.values():
         run = desk.run_tests(instance.bug, test_paths=["tests"])
         assert {i for i, s in run.results.items() if s != "passed"} == set(instance.fail_to_pass)
@@ -79,7 +79,7 @@ def test_runs_do_not_see_each_other(desk):
     )
     for _ in range(2):
         run = desk.run_tests(test_paths=["tests/test_mark.py"], extra_files={"tests/test_mark.py": text})
-        assert run.all_passed, run.log
+        assert list(run.results.values()) == ["passed"], run.log
 
 
 def test_a_run_without_an_end_has_no_results(desk):
