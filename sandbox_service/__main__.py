@@ -24,6 +24,7 @@ from sandbox_service.backends.unsafe import UnsafeBackend
 from sandbox_service.embedded import EXIT_BAD_INPUT, EXIT_FAULT, EXIT_NO_ISOLATION, READY
 from sandbox_service.errors import BadRequest, IsolationError, SandboxError, TaskSetError
 from sandbox_service.graders import grade
+from sandbox_service.graders.memo import GradeMemo
 from sandbox_service.policy import Policy
 from sandbox_service.runner import Runner
 from sandbox_service.server import Identity, Server, check_bind
@@ -71,7 +72,7 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
         stack.push_async_callback(backend.stop)
         trees = Trees(state)
         runner = Runner(backend, trees, concurrency=policy.max_test_runs)
-        sessions = Sessions(backend, trees, task_sets, lambda request: grade(request, runner), policy)
+        sessions = Sessions(backend, trees, task_sets, GradeMemo(lambda request: grade(request, runner)), policy)
         server = Server(sessions, options.bind)
         address = await server.start()
         stack.push_async_callback(lambda: server.stop(0.0 if orphaned() else GRACE_S))
