@@ -14,7 +14,7 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Log everything, and show the stack o
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; write --flag=value")
-    from sandbox_service.errors import SandboxError
+    from sandbox_service.client import SandboxError
     from skillrl import setup
 
     logging.set_verbosity(logging.DEBUG if _DEBUG.value else logging.WARNING)

@@ -27,7 +27,7 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # Offline tools that handle the hidden half of task sets; the trainer never imports them.
-OFFLINE = {"world", "build", "validate", "derive", "mutate"}
+OFFLINE = {"world", "build", "validate", "derive", "mutate", "submissions"}
 
 
 def imports(path: Path) -> set[str]:
@@ -61,6 +61,36 @@ def test_trainer_imports_only_what_stands_above(path):
     if {"rl", "rollout"} & set(relative.parts):
         other = "rollout" if own == "rl" else "rl"
         assert not any(n.startswith(f"skillrl.{other}") for n in imports(path)), "only train.py knows rl and rollout"
+
+
+def reached_from(start: str) -> set[str]:
+    """Every module of both packages that importing `start` leads to."""
+    files = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts): p
+        for k in ("skillrl", "sandbox_service")
+        for p in sources(k)
+    }
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    reached, waiting = set(), [start]
+    while waiting:
+        name = waiting.pop()
+        if name in files and name not in reached:
+            reached.add(name)
+            # A module's packages are imported with it.
+            waiting += [name.rpartition(".")[0], *imports(files[name])]
+            waiting += [n.rpartition(".")[0] for n in imports(files[name])]
+    return reached
+
+
+@pytest.mark.parametrize("start", ["skillrl.train", "skillrl.export"])
+def test_training_and_evaluation_never_reach_the_hidden_half(start):
+    reached = reached_from(start)
+    assert "skillrl.models.policy" in reached
+    assert not {name for name in reached if OFFLINE & set(name.split(".")) and name.startswith("skillrl.")}
+    service = {name for name in reached if name.startswith("sandbox_service.")}
+    assert service <= {
+        f"sandbox_service.{m}" for m in ("client", "embedded", "errors", "sandbox_pb2", "sandbox_pb2_grpc")
+    }
 
 
 @pytest.mark.parametrize("path", sources("sandbox_service"), ids=lambda p: str(p.relative_to(ROOT)))
