@@ -15,6 +15,7 @@ import json
 import math
 import os
 import py_compile
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from sandbox_service.backends.base import PACKAGES
 from sandbox_service.backends.rootfs import sandbox_owner
 from sandbox_service.errors import SandboxError, TaskSetError
 from sandbox_service.tasks import Overlay, TaskSet, apply_overlay
@@ -280,8 +282,15 @@ def _pip_install(target: Path, packages: list[str]) -> None:
 
 def _compile(root: Path) -> None:
     """Bytecode that is used without a look at the source: imports in a fresh sandbox are then fast."""
-    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    compileall.compile_dir(str(root), quiet=2, stripdir=str(root), prependdir="/packages", invalidation_mode=mode)
+    compileall.compile_dir(
+        str(root),
+        quiet=2,
+        stripdir=str(root),
+        prependdir=PACKAGES,
+        # Hundreds of tables that a run imports one of at most.
+        rx=re.compile(r"/pygments/(lexers|styles|formatters)/"),
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
     for path in root.rglob("__pycache__"):
         path.chmod(0o755)
         for file in path.iterdir():

@@ -159,6 +159,7 @@ def _wait(pid: int) -> int:
 def _wait_and_poll(pid: int, limits: dict, tell: Callable[[str], None]) -> int | None:
     """As `_wait` on a host without control groups; None when the command has to go for its use of memory."""
     was_full = False
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     while True:
         ended, status = os.waitpid(-1, os.WNOHANG)
         if ended and ended != pid:
@@ -173,7 +174,7 @@ def _wait_and_poll(pid: int, limits: dict, tell: Callable[[str], None]) -> int |
             return None
         if ended == pid:
             return status
-        time.sleep(_POLL_S)
+        signal.sigtimedwait([signal.SIGCHLD], _POLL_S)
 
 
 def _usage() -> tuple[int, int]:
