@@ -34,6 +34,8 @@ from skillrl.tokenizer import ARG, CALL, END, SentencePieceTokenizer
 from skillrl.types import SKILLS, Batch, Episode, Task
 
 _CHUNK_TASKS = 100
+# The kinds of words that names are made of: one token each.
+_RENAMED = ("first", "second", "places")
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -76,8 +78,7 @@ def _train_tokenizer(config: ConfigDict, trajectories: Sequence[Episode], path: 
     if path.exists():
         return SentencePieceTokenizer(path)
     texts = [turn.text for e in trajectories for turn in e.turns]
-    words = [word for kind in WORDS.values() for word in kind]
-    return SentencePieceTokenizer.train(texts, path, config.sft.vocab_size, words)
+    return SentencePieceTokenizer.train(texts, path, config.sft.vocab_size, [w for k in _RENAMED for w in WORDS[k]])
 
 
 def _card(config: ConfigDict, state) -> str:
@@ -207,7 +208,7 @@ class Renamer:
     """
 
     def __init__(self, tokenizer: SentencePieceTokenizer, trajectories: Sequence[Episode]):
-        self._ids = {kind: [tokenizer.encode(w)[0] for w in WORDS[kind]] for kind in ("first", "second", "places")}
+        self._ids = {kind: [tokenizer.encode(w)[0] for w in WORDS[kind]] for kind in _RENAMED}
         self._size = tokenizer.vocab_size
         self._tokens = [e.tokens for e in trajectories]
         texts = ["".join(turn.text for turn in e.turns) for e in trajectories]
