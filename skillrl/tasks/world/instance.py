@@ -15,7 +15,7 @@ from sandbox_service.tasks import (
     pack_tree,
 )
 from skillrl.tasks.derive import Texts, changed_lines, derive
-from skillrl.tasks.world.prove import Suite
+from skillrl.tasks.world.prove import Failure, Suite
 
 ENVIRONMENT = Environment(environment_id="world", packages=(), source_roots=(".",), test_roots=("tests",))
 MAX_MUTANTS = 16
@@ -153,15 +153,13 @@ def prove(draft: Draft, instance_id: str, *, split: str, level: int) -> Generate
     buggy_files = apply_overlay(files, bug)
     fixed = gold_overlay(bug, files)
     buggy = Suite(files, bug, limited=limited)
-    failing = {t for t, ok in buggy.results().items() if not ok}
-    if not failing or len(failing) * 2 > len(gold):
+    failing = {t: why for t, why in buggy.outcomes().items() if why}
+    if any(why.runaway for why in failing.values()):
+        raise Unproven("a test runs away on the bug")
+    symptoms = {why.kind for why in failing.values() if why.right}
+    if not symptoms or len(failing) * 2 > len(gold):
         raise Unproven(f"{len(failing)} of {len(gold)} tests fail on the bug")
-    killed, target_tests = [], set()
-    for overlay in draft.mutants[:MAX_MUTANTS]:
-        by = {t for t, ok in Suite(files, overlay, limited=limited).results().items() if not ok}
-        if by and not _all_hold(Suite(files, overlay, limited=limited), draft.target_import, draft.target_calls):
-            killed.append(overlay)
-            target_tests |= by
+    killed, target_tests = _killed(draft, limited)
     if len(killed) < (3 if level < 2 else 2):
         raise Unproven(f"{len(killed)} mutants are killed")
     wrong = draft.wrong_fix
@@ -169,7 +167,7 @@ def prove(draft: Draft, instance_id: str, *, split: str, level: int) -> Generate
     if all(Suite(wrong_files, limited=limited).results().values()):
         raise Unproven("the wrong fix passes the suite")
     _check_texts(draft, buggy_files, fixed)
-    _check_issue(draft, buggy, Suite(files, limited=limited))
+    _check_issue(draft, symptoms, buggy, Suite(files, limited=limited))
     # Which candidate comes first must not depend on its label.
     candidates = [Candidate(fixed, True), Candidate(wrong, False)]
     if hashlib.sha256(instance_id.encode()).digest()[0] % 2:
@@ -205,22 +203,41 @@ def prove(draft: Draft, instance_id: str, *, split: str, level: int) -> Generate
     )
 
 
+def _killed(draft: Draft, limited: bool) -> tuple[list[Overlay], set[str]]:
+    """The mutants that both the suite and the target's calls kill, and the tests that fail on one of them."""
+    killed, tests = [], set()
+    for overlay in draft.mutants[:MAX_MUTANTS]:
+        suite = Suite(draft.files, overlay, limited=limited)
+        failing = {t: why for t, why in suite.outcomes().items() if why}
+        told = _failure(suite, draft.target_import, draft.target_calls)
+        runaway = any(why.runaway for why in failing.values())
+        if told and told.right and any(why.right for why in failing.values()) and not runaway:
+            killed.append(overlay)
+            tests |= failing.keys()
+    return killed, tests
+
+
 def _check_texts(draft: Draft, buggy_files: Mapping[str, bytes], fixed: Overlay) -> None:
     for line in changed_lines(buggy_files, fixed):
         if any(line in text for text in (draft.texts.issue, draft.texts.instruction, draft.texts.contract)):
             raise Unproven(f"a text quotes the gold change {line!r}")
 
 
-def _check_issue(draft: Draft, buggy: Suite, correct: Suite) -> None:
-    right = [call for call in draft.issue_calls if _all_hold(buggy, draft.issue_import, [call])]
-    if not _all_hold(correct, draft.issue_import, draft.issue_calls):
+def _check_issue(draft: Draft, symptoms: set[str], buggy: Suite, correct: Suite) -> None:
+    """All calls hold on the correct tree; on the buggy one all but the last fail, as the suite's tests do."""
+    if _failure(correct, draft.issue_import, draft.issue_calls):
         raise Unproven("a call of the issue is wrong on the correct tree")
-    if right != list(draft.issue_calls[-1:]):
-        raise Unproven("not exactly the last call of the issue is right on the bug")
+    *wrong, right = draft.issue_calls
+    for call in wrong:
+        failure = _failure(buggy, draft.issue_import, [call])
+        if not failure or not failure.right or failure.kind not in symptoms | {AssertionError.__name__}:
+            raise Unproven(f"{call.source} does not show the bug")
+    if _failure(buggy, draft.issue_import, [right]):
+        raise Unproven(f"{right.source} should be right on the bug")
 
 
-def _all_hold(suite: Suite, import_line: str, calls: Sequence[Call]) -> bool:
-    return suite.check("\n".join([import_line, *(line for call in calls for line in call.lines)]))
+def _failure(suite: Suite, import_line: str, calls: Sequence[Call]) -> Failure | None:
+    return suite.failure([import_line, *(line for call in calls for line in call.lines)])
 
 
 def submission(import_line: str, name: str, calls: Sequence[Call]) -> str:

@@ -255,32 +255,29 @@ def _issue(rng: random.Random, repository: Repository, planted: list[Planted], b
     """The text, and the calls it is about: a wrong one for each place, then a right one."""
     pool = rng.sample(repository.pool, len(repository.pool))
     whole = Suite(repository.files, bug)
-    results = [_result(whole, repository.import_line, scenario) for scenario, _ in pool]
+    failures = [whole.failure([repository.import_line, *call.lines]) for _, call in pool]
     wrong = []
     for place in planted:
         alone = Suite(repository.files, {place.path: place.text})
-        for (scenario, call), got in zip(pool, results, strict=True):
-            fails = got != call.value and call not in (c for _, c, _ in wrong)
-            if fails and not alone_holds(alone, repository.import_line, scenario, call):
-                wrong.append((scenario, call, got))
+        for (scenario, call), failure in zip(pool, failures, strict=True):
+            shows = failure and failure.right and call not in (c for _, c in wrong)
+            if shows and alone.failure([repository.import_line, *call.lines]):
+                wrong.append((scenario, call))
                 break
         else:
             raise Unproven("no scenario shows the bug")
-    right = [(s, c) for (s, c), got in zip(pool, results, strict=True) if got == c.value]
+    right = [pair for pair, failure in zip(pool, failures, strict=True) if not failure]
     if not right:
         raise Unproven("no scenario is right")
     kind = wrong[0][0].kind
     shown, call = next((pair for pair in right if pair[0].kind == kind), right[0])
     sentences = []
-    for scenario, failing, got in wrong:
+    for scenario, failing in wrong:
+        got = _result(whole, repository.import_line, scenario)
         told = {"words": scenario.words, "Words": scenario.words[0].upper() + scenario.words[1:]}
         sentences.append(rng.choice(ISSUES).format(x=failing.value, got=got, **told))
     text = " ".join(sentences) + RIGHT.format(words=shown.words, y=call.value)
-    return text, (*(c for _, c, _ in wrong), call)
-
-
-def alone_holds(suite: Suite, import_line: str, scenario: Scenario, call: Call) -> bool:
-    return _result(suite, import_line, scenario) == call.value
+    return text, (*(c for _, c in wrong), call)
 
 
 def _result(suite: Suite, import_line: str, scenario: Scenario) -> str:
@@ -307,8 +304,8 @@ def _wrong_fix(
     others = {p.path: p.correct for p in planted[:-1]}
     for text in options:
         suite = Suite(apply_overlay(repository.files, bug), {**others, place.path: text})
-        source = "\n".join([repository.import_line, *(line for call in wrong_calls for line in call.lines)])
-        if not suite.check(source) and not all(suite.results().values()):
+        lines = [repository.import_line, *(line for call in wrong_calls for line in call.lines)]
+        if suite.failure(lines) and not all(suite.results().values()):
             return {**others, place.path: text}
     raise Unproven("no wrong fix that the tests refuse")
 
@@ -318,12 +315,13 @@ def _telling(repository: Repository, mutants: list[Overlay]) -> tuple[Call, ...]
     chosen: list[Call] = []
     for mutant in mutants:
         suite = Suite(repository.files, mutant)
-        if any(not suite.check("\n".join([repository.import_line, *call.lines])) for call in chosen):
-            continue
-        for _, call in repository.pool:
-            if not suite.check("\n".join([repository.import_line, *call.lines])):
-                chosen.append(call)
-                break
+
+        def tells(call: Call, suite: Suite = suite) -> bool:
+            failure = suite.failure([repository.import_line, *call.lines])
+            return failure is not None and failure.right
+
+        if not any(map(tells, chosen)):
+            chosen += [call for _, call in repository.pool if tells(call)][:1]
     if not chosen:
         raise Unproven("no scenario tells a mutant")
     return tuple(chosen)

@@ -7,8 +7,10 @@ instances cannot see each other. `skillrl.tasks.validate` repeats the proof with
 import builtins
 import functools
 import sys
+import traceback
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sandbox_service.tasks import Overlay
 
@@ -18,6 +20,18 @@ MAX_LINES = 20_000
 
 class _Runaway(BaseException):
     pass
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a test failed: the exception's type, and whether graders count it: an assertion, or raised by the source."""
+
+    kind: str
+    right: bool
+
+    @property
+    def runaway(self) -> bool:
+        return self.kind == TimeoutError.__name__
 
 
 @functools.lru_cache(maxsize=512)
@@ -42,20 +56,24 @@ class Suite:
         self._limited = limited
 
     def results(self) -> dict[str, bool]:
-        """Test id -> passed. Raises what a test module raises when it is imported."""
+        """Test id -> passed."""
+        return {test: failure is None for test, failure in self.outcomes().items()}
+
+    def outcomes(self) -> dict[str, Failure | None]:
+        """Test id -> None, or why it failed. Raises what a test module raises when it is imported."""
         outcome = {}
         for path in sorted(self._sources):
             if path.rpartition("/")[2].startswith("test_"):
                 module = self._load(path.removesuffix(".py").replace("/", "."))
                 for name, value in list(vars(module).items()):
                     if name.startswith("test") and callable(value):
-                        outcome[f"{path}::{name}"] = self._passes(value)
+                        outcome[f"{path}::{name}"] = self._failure(value)
         return outcome
 
-    def check(self, source: str) -> bool:
-        """Whether these lines (imports and asserts) run without an exception."""
+    def failure(self, lines: Sequence[str]) -> Failure | None:
+        """Why these lines (imports, set-up, asserts) fail; None if they do not."""
         namespace = {"__builtins__": self._builtins, "__name__": "check"}
-        return self._passes(lambda: exec(_compiled(source, "check"), namespace))
+        return self._failure(lambda: exec(_compiled("\n".join(lines), "check"), namespace))
 
     def evaluate(self, lines: Sequence[str], expression: str):
         """Value of an expression after these lines."""
@@ -64,12 +82,15 @@ class Suite:
         self._bounded(lambda: exec(_compiled(source, "evaluate"), namespace))
         return namespace["result"]
 
-    def _passes(self, test) -> bool:
+    def _failure(self, function) -> Failure | None:
         try:
-            self._bounded(test)
-        except Exception:
-            return False
-        return True
+            self._bounded(function)
+        except Exception as e:
+            *_, last = traceback.walk_tb(e.__traceback__)
+            path = last[0].f_code.co_filename
+            in_source = path in self._sources and not path.startswith("tests/")
+            return Failure(type(e).__name__, isinstance(e, AssertionError) or in_source)
+        return None
 
     def _bounded(self, function):
         if not self._limited:

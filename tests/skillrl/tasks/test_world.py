@@ -12,7 +12,7 @@ import pytest
 from sandbox_service.tasks import TaskSetWriter, apply_overlay, pack_tree
 from skillrl.tasks.derive import changed_lines
 from skillrl.tasks.world import LEVELS, SPLITS, WORDS, __main__, apps, bodies, expressions, generate, words
-from skillrl.tasks.world.prove import Suite
+from skillrl.tasks.world.prove import Failure, Suite
 
 # Instances a split, by level.
 SAMPLE = {0: 6, 1: 4, 2: 2, 3: 1}
@@ -214,8 +214,8 @@ def test_careful_calls_beat_careless_ones():
         gold = Suite(g.files, limited=False)
         package = g.instance.target_path.split("/")[0]
         value = gold.evaluate([f"from {package} import {name}"], f"{name}(*{arguments!r})")
-        source = f"from {package} import {name}\nassert {name}(*{arguments!r}) == {value!r}"
-        return [Suite(g.files, m, limited=False).check(source) for m in g.instance.mutants]
+        lines = [f"from {package} import {name}", f"assert {name}(*{arguments!r}) == {value!r}"]
+        return [Suite(g.files, m, limited=False).failure(lines) is None for m in g.instance.mutants]
 
     sample = [generate(1, i, 0, "train") for i in range(150)]
     careful = careless = 0
@@ -268,6 +268,20 @@ def test_a_runaway_loop_ends():
     files = {"pkg/__init__.py": b"def spin():\n    while True:\n        pass\n"}
     test = {"tests/test_spin.py": "from pkg import spin\n\n\ndef test_spin():\n    spin()\n"}
     assert Suite(files, test).results() == {"tests/test_spin.py::test_spin": False}
+
+
+def test_only_assertions_and_exceptions_of_the_source_are_right_failures():
+    files = {"pkg/__init__.py": b"def get(items, key):\n    return items[key]\n"}
+    body = "from pkg import get\n\n\ndef test_{}():\n    {}\n"
+    checks = {
+        "wrong": ("assert get([1], 0) == 2", Failure("AssertionError", True)),
+        "raises": ("get([1], 5)", Failure("IndexError", True)),
+        "own": ("[][get([1], 0)]", Failure("IndexError", False)),
+        "fine": ("assert get([1], 0) == 1", None),
+    }
+    tests = {f"tests/test_{name}.py": body.format(name, line) for name, (line, _) in checks.items()}
+    outcomes = Suite(files, tests).outcomes()
+    assert outcomes == {f"tests/test_{n}.py::test_{n}": expected for n, (_, expected) in checks.items()}
 
 
 def test_the_prover_keeps_generated_modules_to_itself():
