@@ -89,13 +89,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m skillrl.export", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path, help="workdir of a training run")
     parser.add_argument("--step", type=int, help="checkpoint to export; the newest by default")
-    parser.add_argument("--tokenizer", type=Path, help="tokenizer model or folder; WORKDIR/tokenizer by default")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer model or folder; WORKDIR/tokenizer.model by default")
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     args = parser.parse_args(argv)
     mesh = sharding.make_mesh({}, devices=jax.local_devices()[:1])
     try:
         step, cfg, params, _ = load_policy(args.workdir / "checkpoints", mesh, args.step)
-        tokenizer_path = args.tokenizer or args.workdir / "tokenizer"
+        tokenizer_path = args.tokenizer or args.workdir / "tokenizer.model"
         out = export(args.out, cfg, params, tokenizer_path, model_card(cfg, step))
     except (CheckpointError, ExportError, HfError, sharding.ShardingError) as e:
         print(f"error: {e}", file=sys.stderr)

@@ -14,6 +14,7 @@ both `rollout/` and `rl/`. What a run leaves in its workdir:
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ async def _run(config: ConfigDict, workdir: Path) -> None:
 
 def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task], client: SandboxClient) -> Run:
     policy = setup.load_policy(config)
+    shutil.copyfile(policy.tokenizer_file, workdir / setup.TOKENIZER_FILE)
     learner = setup.make_learner(config, policy.cfg, policy.mesh)
     mixture = Mixture(setup.training_tasks(tasks, config), config.skills.to_dict(), config.seed)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
