@@ -61,7 +61,7 @@ def policy_loss(
     else:
         ratio_log = segment_mean(log_ratio, loss_mask, segment_ids) if cfg.loss == "gspo" else log_ratio
         loss, clipped = clip_loss(ratio_log, advantages, cfg)
-    metrics = {"clip_fraction": clipped.astype(jnp.float32), "approx_kl": k3(-log_ratio)}
+    metrics = {"clip_fraction": clipped.astype(jnp.float32), "approx_kl": k3(log_ratio)}
 
     sampler_log_ratio = mismatch(old_logprobs, sampler_logprobs, loss_mask)
     metrics |= mismatch_metrics(sampler_log_ratio)
