@@ -13,14 +13,14 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Log everything, and show the stack o
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; write --flag=value")
+        sys.exit(f"error: unexpected argument {argv[1]!r}; write --flag=value")
     from sandbox_service.client import SandboxError
     from skillrl import setup
 
     logging.set_verbosity(logging.DEBUG if _DEBUG.value else logging.WARNING)
     config, workdir = _CONFIG.value, Path(_WORKDIR.value).resolve()
-    workdir.mkdir(parents=True, exist_ok=True)
     try:
+        workdir.mkdir(parents=True, exist_ok=True)
         if config.program == "rl":
             from skillrl import train as program
         elif config.program == "sft":
@@ -34,6 +34,32 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {e}")
 
 
+def parse(argv: list[str]) -> list[str]:
+    """absl's parsing, with one clear line about a config that cannot be had."""
+    try:
+        rest = flags.FLAGS(argv)
+        _ = _CONFIG.value.program  # a file that could not be loaded says so now
+        return rest
+    except (flags.Error, AttributeError, KeyError, OSError) as e:
+        if "--debug" in argv:
+            raise
+        sys.exit(f"error: {_explained(e, argv)}")
+
+
+def _explained(error: Exception, argv: list[str]) -> str:
+    text = error
+    while isinstance(text, AttributeError | KeyError):
+        text = text.args[0]
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    if not isinstance(error, AttributeError | KeyError):
+        # A config file's own error comes with its stack; the error is the last line.
+        return lines[-1].removeprefix("ValueError: ")
+    key = lines[0].strip("'\"")
+    given = next((a for a in argv if key in a.partition("=")[0].split(".")), " ".join(argv[1:]))
+    hint = lines[1] if len(lines) > 1 else "the keys and their meaning stand in configs/common.py"
+    return f"unknown config key in {given}; {hint}"
+
+
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse)
