@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from skillrl.tasks import mutate
 from skillrl.tasks.derive import Texts
-from skillrl.tasks.world import bodies, words
+from skillrl.tasks.world import bodies, body_families, words
 from skillrl.tasks.world.bodies import Body, BodyFamily
 from skillrl.tasks.world.instance import Call, Draft, Unproven
 from skillrl.tasks.world.level0 import literal
@@ -93,7 +93,7 @@ def arguments(family: BodyFamily, index: int) -> str:
 
 def draft(rng: random.Random, split: str) -> Draft:
     """Draws a repository, its bug, mutants, wrong fix and texts. Raises Unproven where the draw has no good bug."""
-    families = bodies.HELDOUT_FAMILIES if split == "heldout_families" else bodies.TRAIN_FAMILIES
+    families = body_families.HELDOUT_FAMILIES if split == "heldout_families" else body_families.TRAIN_FAMILIES
     family = rng.choice(families)
     package = rng.choice([p for p, modules in words.MODULES[split].items() if len(modules) >= 4])
     modules = rng.sample(words.MODULES[split][package], 4)

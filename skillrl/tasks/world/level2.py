@@ -14,7 +14,7 @@ from string import Template
 from sandbox_service.tasks import Overlay, apply_overlay
 from skillrl.tasks import mutate
 from skillrl.tasks.derive import Texts
-from skillrl.tasks.world import apps, bodies, level1, words
+from skillrl.tasks.world import apps, body_families, level1, words
 from skillrl.tasks.world.apps import App, Scenario
 from skillrl.tasks.world.instance import MAX_MUTANTS, Call, Draft, Unproven
 from skillrl.tasks.world.level0 import literal
@@ -187,7 +187,7 @@ def _init(package: str, files: Mapping[str, str], public: list[str]) -> str:
 
 def _add_similar(rng: random.Random, split: str, package: str, modules: list[str], public: list[str], files) -> None:
     """Modules of functions whose names share a word with the application's, and their tests."""
-    family = rng.choice(bodies.HELDOUT_FAMILIES if split == "heldout_families" else bodies.TRAIN_FAMILIES)
+    family = rng.choice(body_families.HELDOUT_FAMILIES if split == "heldout_families" else body_families.TRAIN_FAMILIES)
     taken = {name for name in public if "_" in name}
     parts = {part for name in taken for part in name.split("_")}
     similar = [n for n in words.FUNCTION_NAMES[split] if n not in taken and parts & set(n.split("_"))]

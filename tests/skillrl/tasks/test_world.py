@@ -11,7 +11,7 @@ import pytest
 
 from sandbox_service.tasks import TaskSetWriter, apply_overlay, pack_tree
 from skillrl.tasks.derive import changed_lines
-from skillrl.tasks.world import LEVELS, SPLITS, WORDS, __main__, apps, bodies, expressions, generate, words
+from skillrl.tasks.world import LEVELS, SPLITS, WORDS, __main__, apps, body_families, expressions, generate, words
 from skillrl.tasks.world.prove import Failure, Suite
 
 # Instances a split, by level.
@@ -71,11 +71,11 @@ def test_heldout_families_share_no_template():
     train = {e.code for f in expressions.TRAIN_FAMILIES for e in f.expressions + f.callers}
     held = {e.code for f in expressions.HELDOUT_FAMILIES for e in f.expressions + f.callers}
     assert not train & held
-    assert not {b.code for f in bodies.TRAIN_FAMILIES for b in f.bodies} & {
-        b.code for f in bodies.HELDOUT_FAMILIES for b in f.bodies
+    assert not {b.code for f in body_families.TRAIN_FAMILIES for b in f.bodies} & {
+        b.code for f in body_families.HELDOUT_FAMILIES for b in f.bodies
     }
-    assert not {f for family in bodies.TRAIN_FAMILIES for f in family.facades} & {
-        f for family in bodies.HELDOUT_FAMILIES for f in family.facades
+    assert not {f for family in body_families.TRAIN_FAMILIES for f in family.facades} & {
+        f for family in body_families.HELDOUT_FAMILIES for f in family.facades
     }
     assert not {text for a in apps.TRAIN_APPS for text in a.modules.values()} & {
         text for a in apps.HELDOUT_APPS for text in a.modules.values()
