@@ -78,8 +78,10 @@ def base_config() -> ConfigDict:
     # step's episodes are lost to faults of the service.
     c.sandbox = ConfigDict(dict(address="", allow_unsafe=False, max_in_flight=256, max_infra_share=0.3))
     c.checkpoint = ConfigDict(dict(every_steps=10, keep=3))
-    # every_steps 0: only before and after training.
-    c.eval = ConfigDict(dict(every_steps=0, samples=3, temperature=1.0, max_tasks=0))
+    # every_steps 0: only before and after training. suites: splits of the task set; max_tasks: of each suite and skill,
+    # 0 for all.
+    suites = ("heldout_repositories", "heldout_families")
+    c.eval = ConfigDict(dict(every_steps=0, samples=3, temperature=1.0, max_tasks=0, suites=suites))
     # Supervised warm start (program "sft").
     c.sft = ConfigDict(dict(careful_share=0.25, warmup_tokens=0, vocab_size=1536, episodes_per_step=24))
     return c.lock()

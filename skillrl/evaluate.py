@@ -1,6 +1,7 @@
 """Avg@k with its standard error, per skill and suite, from graded episodes."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -60,7 +61,8 @@ def compare(before: Sequence[TaskScore], after: Sequence[TaskScore], names: Sequ
     """Avg@k before and after for each skill in `names`, and their mean.
 
     `stderr` and `mean_stderr` are of the difference after - before, paired by task and clustered by instance.
-    A task that could not be graded in one of the two is left out of both and counted in `ungradable`.
+    A task that could not be graded in one of the two is left out of both; `ungradable` counts ungradable episodes.
+    What cannot be computed (a mean of no task, a standard error of one instance) is None.
     """
     first = {s.task_id: s for s in before}
     pairs = [(first[s.task_id], s) for s in after if s.task_id in first]
@@ -74,44 +76,48 @@ def compare(before: Sequence[TaskScore], after: Sequence[TaskScore], names: Sequ
             clusters[a.instance_id] += (a.score - b.score) / len(graded)
             total[a.instance_id] += (a.score - b.score) / len(graded) / len(present)
         skills[name] = {
-            "before": _mean_score(b for b, _ in graded),
-            "after": _mean_score(a for _, a in graded),
-            "stderr": clustered_stderr(clusters),
+            "before": _mean(b.score for b, _ in graded),
+            "after": _mean(a.score for _, a in graded),
+            "stderr": _or_none(clustered_stderr(clusters)),
             "n": len(graded),
             "ungradable": sum(b.ungradable + a.ungradable for b, a in rows),
         }
     return {
         "skills": skills,
-        "mean_before": float(np.mean([s["before"] for s in skills.values()])) if skills else float("nan"),
-        "mean_after": float(np.mean([s["after"] for s in skills.values()])) if skills else float("nan"),
-        "mean_stderr": clustered_stderr(total),
+        "mean_before": _mean(s["before"] for s in skills.values()),
+        "mean_after": _mean(s["after"] for s in skills.values()),
+        "mean_stderr": _or_none(clustered_stderr(total)),
     }
 
 
-def _mean_score(scores: Iterable[TaskScore]) -> float:
-    values = [s.score for s in scores]
-    return float(np.mean(values)) if values else float("nan")
+def _mean(values: Iterable[float | None]) -> float | None:
+    values = list(values)
+    return float(np.mean(values)) if values and None not in values else None
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def summarise(before: Sequence[TaskScore], after: Sequence[TaskScore]) -> dict:
-    """The contents of summary.json: skills and composite kinds on held-out repositories; held-out families apart."""
+    """The contents of summary.json: skills and composite kinds on held-out repositories; other suites apart."""
 
-    def on(suite: str, names: Sequence[str]) -> dict:
-        return compare([s for s in before if s.suite == suite], [s for s in after if s.suite == suite], names)
+    def on(suite: str) -> dict:
+        pair = [[s for s in scores if s.suite == suite] for scores in (before, after)]
+        return compare(*pair, SKILLS) | {"composite": compare(*pair, COMPOSITE_KINDS)["skills"]}
 
-    summary = on("heldout_repositories", SKILLS)
-    summary["composite"] = on("heldout_repositories", COMPOSITE_KINDS)["skills"]
-    families = on("heldout_families", SKILLS)
-    families["composite"] = on("heldout_families", COMPOSITE_KINDS)["skills"]
-    summary["heldout_families"] = families
-    return summary
+    others = {s.suite for s in after} - set(SUITES)
+    first, *rest = SUITES
+    return on(first) | {suite: on(suite) for suite in (*rest, *sorted(others))}
 
 
-def evaluation_tasks(tasks: Sequence[Task], kinds: Sequence[str], max_tasks: int = 0) -> list[Task]:
-    """The held-out tasks of the five skills and of the given composite kinds; at most `max_tasks` of each and suite."""
+def evaluation_tasks(
+    tasks: Sequence[Task], suites: Sequence[str], kinds: Sequence[str], max_tasks: int = 0
+) -> list[Task]:
+    """The suites' tasks of the five skills and of the given composite kinds; at most `max_tasks` of each and suite."""
     chosen, taken = [], defaultdict(int)
     for task in tasks:
-        if task.split not in SUITES or task.skill not in (*SKILLS, *kinds):
+        if task.split not in suites or task.skill not in (*SKILLS, *kinds):
             continue
         taken[task.split, task.skill] += 1
         if not max_tasks or taken[task.split, task.skill] <= max_tasks:
@@ -130,19 +136,34 @@ def read_scores(path: Path) -> list[TaskScore]:
     return [TaskScore(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
+def suites_of(summary: Mapping) -> dict[str, Mapping]:
+    """Title -> the part of a summary that `compare` made, for each suite that has tasks."""
+    parts = {SUITES[0]: summary} | {name: s for name, s in summary.items() if isinstance(s, dict) and "skills" in s}
+    return {name.replace("_", " "): part for name, part in parts.items() if part["skills"] or part["composite"]}
+
+
+def show_score(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def change_of(scores: Mapping) -> float | None:
+    before, after = scores["before"], scores["after"]
+    return None if before is None or after is None else after - before
+
+
+def mean_row(part: Mapping) -> dict:
+    """The mean over the skills, in the form of one skill's scores."""
+    n, ungradable = (sum(s[key] for s in part["skills"].values()) for key in ("n", "ungradable"))
+    return {key: part[f"mean_{key}"] for key in ("before", "after", "stderr")} | {"n": n, "ungradable": ungradable}
+
+
 def table(summary: Mapping) -> str:
     """The before/after table of summary.json as text."""
     lines = [f"{'Avg@k (0 to 1)':34}{'before':>8}{'after':>8}{'change':>9}{'s.e.':>7}{'tasks':>7}"]
-
-    def add(name: str, s: Mapping) -> None:
-        change = s["after"] - s["before"]
-        lines.append(f"{name:34}{s['before']:8.3f}{s['after']:8.3f}{change:+9.3f}{s['stderr']:7.3f}{s['n']:7}")
-
-    for title, part in (("held-out repositories", summary), ("held-out families", summary["heldout_families"])):
+    for title, part in suites_of(summary).items():
         lines.append(title)
-        for name, scores in (part["skills"] | part["composite"]).items():
-            add(f"  {name}", scores)
-        n = sum(s["n"] for s in part["skills"].values())
-        mean = {"before": part["mean_before"], "after": part["mean_after"], "stderr": part["mean_stderr"], "n": n}
-        add("  mean of the skills", mean)
+        for name, s in (part["skills"] | part["composite"] | {"mean of the skills": mean_row(part)}).items():
+            change = show_score(change_of(s), "+.3f")
+            numbers = f"{show_score(s['before']):>8}{show_score(s['after']):>8}{change:>9}{show_score(s['stderr']):>7}"
+            lines.append(f"  {name:32}{numbers}{s['n']:7}")
     return "\n".join(lines)

@@ -25,7 +25,9 @@ class Metrics:
 
         self._log = Path(workdir) / LOG_NAME
         kept = [row for row in read_metrics(workdir) if row["step"] < from_step]
-        self._log.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary = self._log.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.replace(self._log)
         self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=from_step)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from skillrl.evaluate import change_of, mean_row, show_score, suites_of
 from skillrl.metrics import read_metrics
 from skillrl.types import COMPOSITE_KINDS, SKILLS, Episode
 
@@ -51,27 +52,20 @@ def curves(rows: Sequence[Mapping], metric: str, skills: Sequence[str], *, windo
     return f'<svg viewBox="0 0 {width} {height}" role="img">{body}</svg><p>{" &nbsp; ".join(legend)}</p>'
 
 
-def _rows(scores: Mapping[str, Mapping]) -> str:
-    cells = []
-    for name, s in scores.items():
-        cells.append(
-            f"<tr><td>{html.escape(name)}</td><td>{s['before']:.3f}</td><td>{s['after']:.3f}</td>"
-            f"<td>{s['after'] - s['before']:+.3f}</td><td>{s['stderr']:.3f}</td><td>{s['n']}</td>"
-            f"<td>{s['ungradable']}</td></tr>"
-        )
-    return "".join(cells)
+def _row(cell: str, name: str, s: Mapping) -> str:
+    values = [show_score(s["before"]), show_score(s["after"]), show_score(change_of(s), "+.3f")]
+    values += [show_score(s["stderr"]), s["n"], s["ungradable"]]
+    return "<tr>" + "".join(f"<{cell}>{html.escape(str(v))}</{cell}>" for v in (name, *values)) + "</tr>"
 
 
-def score_table(summary: Mapping) -> str:
+def score_table(part: Mapping) -> str:
     """The before/after table of one suite, as in summary.json."""
-    mean = (
-        f"<tr><th>mean of the skills</th><th>{summary['mean_before']:.3f}</th><th>{summary['mean_after']:.3f}</th>"
-        f"<th>{summary['mean_after'] - summary['mean_before']:+.3f}</th><th>{summary['mean_stderr']:.3f}</th>"
-        "<th></th><th></th></tr>"
-    )
     head = "<tr><th>Avg@k, 0 to 1</th><th>before</th><th>after</th><th>change</th><th>s.e. of change</th>"
     head += "<th>tasks</th><th>ungradable</th></tr>"
-    return f"<table>{head}{_rows(summary['skills'])}{mean}{_rows(summary['composite'])}</table>"
+    skills, composite = (
+        "".join(_row("td", name, s) for name, s in part[kind].items()) for kind in ("skills", "composite")
+    )
+    return f"<table>{head}{skills}{_row('th', 'mean of the skills', mean_row(part))}{composite}</table>"
 
 
 def episode_html(episode: Episode) -> str:
@@ -92,8 +86,9 @@ def write_report(workdir: Path, title: str, facts: Mapping[str, object], episode
     tables = '<p class="note">Not evaluated yet.</p>'
     if summary_file.exists():
         summary = json.loads(summary_file.read_text(encoding="utf-8"))
-        tables = "<h2>Held-out repositories</h2>" + score_table(summary)
-        tables += "<h2>Held-out families (no shared code)</h2>" + score_table(summary["heldout_families"])
+        tables = "".join(
+            f"<h2>{html.escape(title)}</h2>{score_table(part)}" for title, part in suites_of(summary).items()
+        )
     sample = "".join(map(episode_html, episodes)) or '<p class="note">No episode was kept.</p>'
     listed = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
     known = [s for s in (*SKILLS, *COMPOSITE_KINDS) if any(f"{s}/score" in row for row in rows)]

@@ -13,9 +13,8 @@ from ml_collections import ConfigDict
 
 from sandbox_service.client import SandboxClient
 from sandbox_service.embedded import embedded_service
-from skillrl import sharding
+from skillrl import evaluate, sharding
 from skillrl.chat import CompactChat
-from skillrl.evaluate import SUITES
 from skillrl.models import hf
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig, variant
@@ -55,7 +54,7 @@ def load_tasks(config: ConfigDict, workdir: Path) -> tuple[Path, list[Task]]:
 
 def _write_world(world: ConfigDict, folder: Path) -> None:
     # A process of its own: the trainer's never holds a hidden half.
-    counts = ",".join(f"{split}={world[split]}" for split in ("train", *SUITES))
+    counts = ",".join(f"{split}={world[split]}" for split in ("train", *evaluate.SUITES))
     levels = ",".join(map(str, world.levels))
     arguments = [f"--out={folder}", f"--seed={world.seed}", f"--instances={counts}", f"--level={levels}"]
     subprocess.run([sys.executable, "-m", "skillrl.tasks.world", *arguments], check=True)
@@ -86,11 +85,22 @@ def load_policy(config: ConfigDict) -> Policy:
     kind, _, name = config.policy.source.partition(":")
     if kind not in ("hf", "init") or not name:
         raise ConfigError(f"policy.source={config.policy.source!r}; write hf:DIR or init:VARIANT")
+    if kind == "hf" and not Path(name).is_dir():
+        raise ConfigError(f"no policy at {name}; give a Hugging Face folder with --config.policy.source=hf:DIR")
+    if kind == "init" and not config.policy.tokenizer:
+        raise ConfigError(
+            "a policy with random weights has no tokenizer of its own; give --config.policy.tokenizer=FILE"
+        )
     tokenizer_file = Path(config.policy.tokenizer or Path(name) / TOKENIZER_FILE)
     tokenizer = SentencePieceTokenizer(tokenizer_file)
     if kind == "hf":
         cfg, params = hf.load_hf(Path(name), mesh)
         cfg = dataclasses.replace(cfg, dtype=config.policy.dtype, unroll=min(cfg.layers, 4))
+        if tokenizer.vocab_size > cfg.vocab:
+            raise ConfigError(
+                f"{tokenizer_file} has {tokenizer.vocab_size} tokens, the policy at {name} {cfg.vocab}; "
+                "give the tokenizer that the policy was made with"
+            )
     else:
         cfg = variant(name, vocab=-(-tokenizer.vocab_size // 64) * 64, dtype=config.policy.dtype)
         params = models.split(models.Policy.create(cfg, mesh, config.seed))
@@ -134,4 +144,16 @@ def training_tasks(tasks: Sequence[Task], config: ConfigDict) -> list[Task]:
                 f"skills.{skill}={weight:g}, but the task set has no training task of it; "
                 f"set --config.skills.{skill}=0 or choose another task set"
             )
+    return chosen
+
+
+def evaluation_tasks(tasks: Sequence[Task], config: ConfigDict) -> list[Task]:
+    """The tasks that the policy is evaluated on. Raises ConfigError where there are none."""
+    suites = tuple(config.eval.suites)
+    chosen = evaluate.evaluation_tasks(tasks, suites, tuple(config.tasks.kinds), config.eval.max_tasks)
+    if config.eval.samples and not chosen:
+        raise ConfigError(
+            f"the task set has no task of eval.suites={suites}, its splits are {sorted({t.split for t in tasks})}; "
+            "name others with --config.eval.suites, or do not evaluate: --config.eval.samples=0"
+        )
     return chosen

@@ -16,11 +16,9 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from absl import logging
 from ml_collections import ConfigDict
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -33,17 +31,13 @@ from skillrl.rl.learner import Learner, TrainState
 from skillrl.rl.outcomes import learnable
 from skillrl.rl.packing import pack
 from skillrl.rollout.agents import PolicyAgents
-from skillrl.rollout.collector import Collector
+from skillrl.rollout.collector import Collector, check_faults
 from skillrl.rollout.records import read_episodes, write_episodes
 from skillrl.sampling.engine import Engine
 from skillrl.tasks.mixture import Mixture
 from skillrl.types import Episode, Task
 
 _REPORT_EPISODES = 60
-
-
-class CircuitBroken(RuntimeError):
-    """Too many episodes could not be graded; training on would learn from noise."""
 
 
 @dataclass
@@ -58,9 +52,10 @@ class Run:
     state: TrainState
     mixture: Mixture
     engine: Engine
-    collector: Collector
     checkpoints: Checkpoints
     step: int
+    # Made when the sandbox service is there.
+    collector: Collector | None = None
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -70,39 +65,50 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 async def _run(config: ConfigDict, workdir: Path) -> None:
     task_dir, tasks = setup.load_tasks(config, workdir)
-    async with setup.sandbox_client(config, task_dir, f"{workdir.name}-{time.time_ns()}") as client:
-        run = _prepare(config, workdir, tasks, client)
-        async with run.engine:
-            await _evaluate(run, "before")
-            await _train(run)
-            await _evaluate(run, "after")
+    run = _prepare(config, workdir, tasks)
+    async with setup.sandbox_client(config, task_dir, f"{workdir.name}-{time.time_ns()}") as client, run.engine:
+        run.collector = _collector(run, client)
+        await _evaluate(run, "before")
+        await _train(run)
+        await _evaluate(run, "after")
     _finish(run)
 
 
-def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task], client: SandboxClient) -> Run:
+def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task]) -> Run:
     policy = setup.load_policy(config)
-    shutil.copyfile(policy.tokenizer_file, workdir / setup.TOKENIZER_FILE)
     learner = setup.make_learner(config, policy.cfg, policy.mesh)
     mixture = Mixture(setup.training_tasks(tasks, config), config.skills.to_dict(), config.seed)
+    setup.evaluation_tasks(tasks, config)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpoints.restore_latest(learner.abstract_state())
     if restored:
         state, extra = restored
         mixture.restore(extra["mixture"])
         step = extra["step"]
-        logging.info("going on from step %d", step)
+        print(f"going on from step {step}")
+        if config.eval.samples and not (workdir / "eval" / "before.json").exists():
+            raise setup.ConfigError(
+                f"the run in {workdir} began without evaluation; go on with --config.eval.samples=0"
+            )
     else:
         state, step = learner.init(config.seed, policy.params), 0
+    if step < config.num_steps:
+        # Of an earlier, shorter run.
+        (workdir / "eval" / "after.json").unlink(missing_ok=True)
+    shutil.copyfile(policy.tokenizer_file, workdir / setup.TOKENIZER_FILE)
     engine = setup.make_engine(config, policy, state.params, version=int(state.version))
-    collector = Collector(
-        PolicyAgents(engine),
+    return Run(config, workdir, tasks, policy, learner, state, mixture, engine, checkpoints, step)
+
+
+def _collector(run: Run, client: SandboxClient) -> Collector:
+    return Collector(
+        PolicyAgents(run.engine),
         client,
-        policy.chat,
-        setup.make_budgets(config),
-        max_in_flight=config.sandbox.max_in_flight,
-        reward_mode=config.reward.mode,
+        run.policy.chat,
+        setup.make_budgets(run.config),
+        max_in_flight=run.config.sandbox.max_in_flight,
+        reward_mode=run.config.reward.mode,
     )
-    return Run(config, workdir, tasks, policy, learner, state, mixture, engine, collector, checkpoints, step)
 
 
 async def _train(run: Run) -> None:
@@ -180,7 +186,7 @@ async def _draw_groups(run: Run) -> tuple[list[list[Episode]], list[list[Episode
             tasks, config.rollout.group_size, seed=seed, temperature=config.rollout.temperature
         )
         played += groups
-        _check_circuit(groups, config.sandbox.max_infra_share)
+        check_faults(groups, config.sandbox.max_infra_share)
         for group in groups:
             kept = learnable(group, config.reward.truncated)
             if kept:
@@ -194,23 +200,12 @@ async def _draw_groups(run: Run) -> tuple[list[list[Episode]], list[list[Episode
     return admitted, played
 
 
-def _check_circuit(groups: Sequence[Sequence[Episode]], max_share: float) -> None:
-    episodes = [e for g in groups for e in g]
-    lost = [e for e in episodes if e.outcome.reason == "infra"]
-    if len(lost) > max_share * len(episodes):
-        raise CircuitBroken(
-            f"{len(lost)} of {len(episodes)} episodes were lost to the sandbox service, more than "
-            f"sandbox.max_infra_share={max_share:g}; the last one said: {lost[-1].outcome.detail}. Repair the service "
-            "and run the same command: training goes on from the last checkpoint"
-        )
-
-
 async def _evaluate(run: Run, name: str) -> None:
     """Avg@k on the held-out suites into eval/NAME.json; done once."""
     config, path = run.config, run.workdir / "eval" / f"{name}.json"
     if path.exists() or not config.eval.samples:
         return
-    tasks = evaluate.evaluation_tasks(run.tasks, tuple(config.tasks.kinds), config.eval.max_tasks)
+    tasks = setup.evaluation_tasks(run.tasks, config)
     with _progress() as progress:
         bar = progress.add_task(f"evaluating {name}", total=len(tasks) * config.eval.samples)
         groups = await run.collector.collect(
@@ -221,7 +216,7 @@ async def _evaluate(run: Run, name: str) -> None:
             on_done=lambda episode: progress.advance(bar),
         )
     episodes = [e for g in groups for e in g]
-    _check_circuit(groups, config.sandbox.max_infra_share)
+    check_faults(groups, config.sandbox.max_infra_share)
     write_episodes(run.workdir / "episodes" / f"eval-{name}.jsonl", episodes)
     evaluate.write_scores(path, evaluate.task_scores(groups))
 
@@ -234,6 +229,7 @@ def _finish(run: Run) -> None:
         summary = evaluate.summarise(before, after)
         (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         print(evaluate.table(summary))
+    shutil.rmtree(workdir / "hf", ignore_errors=True)
     export.export(workdir / "hf", run.policy.cfg, run.state.params, run.policy.tokenizer_file, _card(run))
     facts = {"steps": run.step, "policy": config.policy.source, "parameters": f"{run.policy.cfg.num_params:,}"}
     sample = workdir / "episodes" / "eval-after.jsonl"

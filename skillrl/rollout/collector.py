@@ -15,6 +15,22 @@ from skillrl.types import Episode, Task
 logger = logging.getLogger(__name__)
 
 
+class ServiceFault(RuntimeError):
+    """Too many episodes could not be graded; going on would learn from noise."""
+
+
+def check_faults(groups: Sequence[Sequence[Episode]], max_share: float) -> None:
+    """Raises ServiceFault when more than `max_share` of the episodes were lost to the sandbox service."""
+    episodes = [e for group in groups for e in group]
+    lost = [e for e in episodes if e.outcome.reason == "infra"]
+    if len(lost) > max_share * len(episodes):
+        raise ServiceFault(
+            f"{len(lost)} of {len(episodes)} episodes were lost to the sandbox service, more than "
+            f"sandbox.max_infra_share={max_share:g}; the last one said: {lost[-1].outcome.detail}. Repair the service "
+            "and run the same command: the run goes on from its last checkpoint"
+        )
+
+
 def episode_seed(seed: int, group_id: str, member: int) -> int:
     """A 31-bit random seed that depends on nothing but its arguments, whatever else runs."""
     digest = hashlib.blake2b(f"{seed}/{group_id}/{member}".encode(), digest_size=4).digest()
