@@ -214,6 +214,13 @@ def show(report: Report, console: Console) -> None:
         console.print(f"{task_id}: {'; '.join(reasons)}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _advance(bar: Progress, line, done: int, total: int) -> None:
+    """The bar, or now and then a line where there is no terminal."""
+    bar.update(line, completed=done, total=total)
+    if not sys.stderr.isatty() and (done % 10 == 0 or done == total):
+        print(f"proved {done}/{total} tasks", file=sys.stderr, flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m skillrl.tasks.validate", description=__doc__.partition("\n")[0])
     parser.add_argument("path", type=Path, metavar="DIR", help="a task set")
@@ -235,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
                     sample=options.sample,
                     jobs=options.jobs,
                     seed=options.seed,
-                    progress=lambda done, total: bar.update(line, completed=done, total=total),
+                    progress=lambda done, total: _advance(bar, line, done, total),
                 )
             )
     except (SandboxError, TaskSetError) as e:

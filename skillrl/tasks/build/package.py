@@ -1,5 +1,6 @@
 """A fetched package -> a proven task set: the steps in order."""
 
+import math
 import random
 import tempfile
 from collections import Counter
@@ -77,7 +78,8 @@ class Builder:
             self._observer = Observer(self._ground.backend, self._ground.trees, task_set, self._tree, environment)
             progress("running the suite on the correct tree", 0)
             baseline = await suite.baseline()
-            self._environment_kept = replace(environment, timeout_s=round(max(10.0, 8 * baseline.wall_s), 1))
+            # Whole minutes: a loaded host needs them, and the same package gives the same bytes on any host.
+            self._environment_kept = replace(environment, timeout_s=60.0 * math.ceil(8 * baseline.wall_s / 60))
             self._note_baseline(baseline)
             self._planter = Planter(suite, baseline, self._sources(), self._options.seed, jobs=self._options.jobs)
             progress("recording calls", 0)

@@ -116,7 +116,7 @@ class Planter:
 
     async def try_text(self, path: str, text: str) -> Verdict:
         """What the suite says of the correct tree with one file's text replaced."""
-        limit_s = max(10.0, 8 * self.baseline.wall_s)
+        limit_s = max(30.0, 8 * self.baseline.wall_s)
         return await self.suite.verdict({path: text}, self.baseline.stable, timeout_s=limit_s)
 
     async def _unconfirmed(self, mutation: Mutation, verdict: Verdict) -> str:

@@ -1,5 +1,6 @@
 """The builder from a real package: fetching, choosing, wording, and a whole build in the sandbox."""
 
+import asyncio
 import gzip
 import io
 import json
@@ -8,9 +9,11 @@ import sys
 import tarfile
 
 import pytest
+import shelf
 
 from sandbox_service.backends.base import Ended
 from sandbox_service.runner import Place, TestRun
+from sandbox_service.tasks import read_task_set
 from skillrl.tasks.build import probe
 from skillrl.tasks.build.__main__ import main
 from skillrl.tasks.build.baseline import Verdict, compare_runs, read_verdict
@@ -34,9 +37,13 @@ from skillrl.tasks.build.issue_text import (
     issue,
     symptoms,
 )
+from skillrl.tasks.build.package import Builder, Options
 from skillrl.tasks.build.packages import DIGESTS
 from skillrl.tasks.build.plant import MAX_FAILING_SHARE, distance, reject, spread, together
 from skillrl.tasks.mutate import sites
+from skillrl.tasks.source import read_tasks
+from skillrl.tasks.validate import proving_ground, validate
+from skillrl.types import SKILLS
 
 METADATA = b"Metadata-Version: 2.1\nName: shop\nVersion: 1.0\nLicense: MIT\n"
 
@@ -353,3 +360,46 @@ def test_bad_arguments_give_one_clear_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--pypi=inflection==0.5.1", f"--out={tmp_path}"])
     assert "already holds a task set" in capsys.readouterr().err
+
+
+def shop_sdist():
+    """The shelf of the grading tests as a package of two modules."""
+    files = {f"shelf-1.0/{name}": text.encode() for name, text in shelf.FILES.items()}
+    return archive({"shelf-1.0/PKG-INFO": METADATA, **files})
+
+
+@pytest.mark.slow
+def test_a_whole_build_is_proven_and_seeded(tmp_path):
+    sdist = unpack("shelf", "1.0", shop_sdist())
+
+    async def build(name):
+        async with proving_ground() as ground:
+            builder = Builder(sdist, ground, Options(instances=2, seed=3))
+            return await builder.build(tmp_path / name), builder.summary
+
+    (digest, summary), (again, _) = asyncio.run(build("a")), asyncio.run(build("b"))
+    assert digest == again == read_task_set(tmp_path / "a").digest
+    assert summary.instances == 2 and summary.mutations["kept"] == 2 and summary.mutants >= 6
+    assert {"localization", "editing", "reproduction", "bug_fixing"} <= summary.tasks.keys()
+    head = json.loads((tmp_path / "a" / "set.json").read_text())
+    assert head["summary"]["package"]["sha256"] == sdist.sha256 and head["tasks"] == len(read_tasks(tmp_path / "a"))
+    for instance in read_task_set(tmp_path / "a").instances.values():
+        assert set(instance.fail_to_pass).isdisjoint(instance.pass_to_pass) and instance.pass_to_pass
+        assert len({json.dumps(m, sort_keys=True) for m in instance.mutants}) == len(instance.mutants)
+    report = asyncio.run(validate(tmp_path / "a", repeats=1))
+    assert report.failures == {} and report.skills["unit_tests"].tasks >= 1
+
+
+@pytest.mark.slow
+def test_a_real_package(tmp_path, capsys):
+    """Fetched by name, version and digest; needs the package registry."""
+    status = main(["--pypi=inflection==0.5.1", f"--out={tmp_path / 'set'}", "--instances=1", "--jobs=2"])
+    captured = capsys.readouterr()
+    if status == 2 and "pip cannot fetch" in captured.err:
+        pytest.skip(f"no package registry here: {captured.err.strip().splitlines()[-1][:200]}")
+    assert status == 0
+    made = json.loads(captured.out.splitlines()[-1])
+    assert made["package"]["licence"] == "MIT" and made["baseline"]["tests"] == 455
+    assert made["tasks"] == dict.fromkeys(sorted((*SKILLS, "bug_fixing")), 1) | {"review": 2}
+    report = asyncio.run(validate(tmp_path / "set", repeats=1))
+    assert report.failures == {} and sum(s.tasks for s in report.skills.values()) == 7
