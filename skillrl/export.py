@@ -18,6 +18,7 @@ from skillrl.checkpoint import CheckpointError, load_policy
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig
 from skillrl.models.hf import HfError, load_hf, save_hf
+from skillrl.models.hf_tokenizer import write_hf_tokenizer
 
 SENTENCEPIECE = "tokenizer.model"
 TOKENIZER_FILES = (SENTENCEPIECE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
@@ -72,6 +73,8 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
         return
     tok = tokenizer.SentencePieceTokenizer(folder / SENTENCEPIECE)
     generation = {"eos_token_id": tok.special_id(tokenizer.END), "pad_token_id": tok.pad_id, "do_sample": True}
+    if not (folder / "tokenizer.json").is_file():
+        write_hf_tokenizer(folder / SENTENCEPIECE, folder)
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
@@ -81,7 +84,7 @@ def model_card(cfg: ModelConfig, step: int) -> str:
         f"# skillrl policy, step {step}\n\n"
         f"A decoder of {cfg.num_params:,} parameters in Qwen3 layout, trained by reinforcement learning over five "
         "coding skills. Messages use the compact format of `skillrl/chat.py`; `tokenizer.model` is its SentencePiece "
-        "model.\n"
+        "model and `tokenizer.json` the same for transformers.\n"
     )
 
 

@@ -89,23 +89,23 @@ class Learner:
             )
         self.schedule = _schedule(cfg)
         self._tx = _optimizer(cfg, self.schedule, models.param_axes(model))
+        self._abstract = models.abstract_params(model)
         self._shardings = self._state_shardings()
         self._gradient = jax.jit(self._micro_gradient, donate_argnums=1)
         self._apply = jax.jit(self._apply_gradient, donate_argnums=0)
         self._score = jax.jit(lambda params, micro: self._logprobs(params, micro)[0])
-        self._zeros = jax.jit(
-            lambda: jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), models.abstract_params(model)),
-            out_shardings=self._shardings.params,
-        )
+        # Compiled at their first call; made here so that another call finds them.
+        placed = functools.partial(jax.jit, out_shardings=self._shardings.params)
+        self._fresh_params = placed(functools.partial(models.init_params, model))
+        self._copy_params = placed(lambda params: jax.tree.map(jnp.copy, params))
+        self._zeros = placed(lambda: jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), self._abstract))
+        self._fresh_opt_state = jax.jit(self._tx.init, out_shardings=self._shardings.opt_state)
 
     def init(self, seed: int, params: models.Params | None = None) -> TrainState:
         """A new state; with `params` (an imported or warm-started policy) instead of fresh ones where given."""
-        if params is None:
-            init = functools.partial(models.init_params, self.model)
-            params = jax.jit(init, out_shardings=self._shardings.params)(jax.random.key(seed))
-        else:  # a copy: updates donate the state, and the caller's arrays must live on
-            params = jax.jit(lambda p: jax.tree.map(jnp.copy, p), out_shardings=self._shardings.params)(params)
-        opt_state = jax.jit(self._tx.init, out_shardings=self._shardings.opt_state)(params)
+        # A copy of given ones: updates donate the state, and the caller's arrays must live on.
+        params = self._fresh_params(jax.random.key(seed)) if params is None else self._copy_params(params)
+        opt_state = self._fresh_opt_state(params)
         rest = jax.device_put((jnp.int32(0), jnp.int32(0), jax.random.key(seed + 1), jnp.int32(0)), self._replicated)
         return TrainState(params, opt_state, *rest)
 
@@ -223,7 +223,7 @@ class Learner:
         opt_state = optax.tree_utils.tree_map_params(
             self._tx,
             lambda _, s: s,
-            jax.eval_shape(self._tx.init, models.abstract_params(self.model)),
+            jax.eval_shape(self._tx.init, self._abstract),
             params,
             transform_non_params=lambda _: self._replicated,
         )
