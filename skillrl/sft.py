@@ -6,7 +6,6 @@ The loop of `configs/sft.py`. Every stage leaves its result in the workdir, so a
 import asyncio
 import dataclasses
 import random
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from skillrl.demonstrators import CAREFUL, HASTY, Steps
 from skillrl.evaluate import score_of
 from skillrl.metrics import Metrics
 from skillrl.models.config import variant
+from skillrl.renaming import NAME_KINDS, renamed
 from skillrl.rl.learner import TrainState
 from skillrl.rl.packing import pack
 from skillrl.rollout.agents import ScriptedAgents
@@ -29,13 +29,10 @@ from skillrl.rollout.collector import Collector
 from skillrl.rollout.records import append_episodes, read_episodes
 from skillrl.skills import get_skill
 from skillrl.tasks.world import WORDS
-from skillrl.tasks.world.words import pool
 from skillrl.tokenizer import ARG, CALL, END, SentencePieceTokenizer
 from skillrl.types import SKILLS, Batch, Episode, Task
 
 _CHUNK_TASKS = 100
-# The kinds of words that names are made of: one token each.
-_RENAMED = ("first", "second", "places")
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -68,8 +65,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     task_dir, tasks = setup.load_tasks(config, workdir)
     trajectories = asyncio.run(_demonstrations(config, workdir, task_dir, tasks))
     tokenizer = _train_tokenizer(config, trajectories, workdir / setup.TOKENIZER_FILE)
-    trajectories = [_retokenize(e, CompactChat(tokenizer)) for e in trajectories]
-    batches = Trajectories(config, [e for e in trajectories if len(e.tokens) <= length], tokenizer)
+    batches = Trajectories(config, trajectories, CompactChat(tokenizer))
     state = train("imitating", state, config.num_steps, batches.draw)
     export.export(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, _card(config, state))
 
@@ -78,7 +74,8 @@ def _train_tokenizer(config: ConfigDict, trajectories: Sequence[Episode], path: 
     if path.exists():
         return SentencePieceTokenizer(path)
     texts = [turn.text for e in trajectories for turn in e.turns]
-    return SentencePieceTokenizer.train(texts, path, config.sft.vocab_size, [w for k in _RENAMED for w in WORDS[k]])
+    words = [word for kind in NAME_KINDS for word in WORDS[kind]]
+    return SentencePieceTokenizer.train(texts, path, config.sft.vocab_size, words)
 
 
 def _card(config: ConfigDict, state) -> str:
@@ -114,26 +111,6 @@ async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tas
     return proven
 
 
-def _retokenize(episode: Episode, chat: CompactChat) -> Episode:
-    """The same conversation in another tokenizer; nothing of it was sampled, so nothing is lost."""
-    messages: list[Message] = []
-    for turn in episode.turns:
-        if turn.role == "assistant":
-            text = turn.text.removesuffix(END)
-            name, *args = text.removeprefix(CALL).split(ARG)
-            messages.append(ToolCall(name, tuple(args)) if text.startswith(CALL) else Final(text))
-        else:
-            messages.append(User(turn.text) if turn.role == "user" else ToolResult(turn.text))
-    ids, mask = chat.render(messages)
-    return dataclasses.replace(
-        episode,
-        tokens=np.array(ids, np.int32),
-        loss_mask=np.array(mask),
-        sampler_logprobs=np.zeros(len(ids), np.float32),
-        versions=np.full(len(ids), -1, np.int32),
-    )
-
-
 async def _attempt(config: ConfigDict, client, chat: CompactChat, tasks: Sequence[Task]) -> list[Episode]:
     """One episode of each task, careful or hasty by the task's draw."""
 
@@ -151,15 +128,16 @@ async def _attempt(config: ConfigDict, client, chat: CompactChat, tasks: Sequenc
 
 
 class Trajectories:
-    """Draws batches of renamed trajectories."""
+    """Draws batches of proven trajectories, renamed anew each time."""
 
-    def __init__(self, config: ConfigDict, trajectories: Sequence[Episode], tokenizer: SentencePieceTokenizer):
-        self._config, self._trajectories = config, trajectories
-        self._renamer = Renamer(tokenizer, trajectories)
+    def __init__(self, config: ConfigDict, trajectories: Sequence[Episode], chat: CompactChat):
+        self._config, self._trajectories, self._chat = config, trajectories, chat
 
     def draw(self, rng: np.random.Generator) -> Batch:
         chosen = rng.choice(len(self._trajectories), self._config.sft.episodes_per_step, replace=False)
-        episodes = [dataclasses.replace(self._trajectories[i], tokens=self._renamer(i, rng)) for i in chosen]
+        names = random.Random(int(rng.integers(1 << 62)))
+        episodes = [self._renamed(self._trajectories[i], names) for i in chosen]
+        episodes = [e for e in episodes if len(e.tokens) <= self._config.packing.row_tokens]
         return pack(
             episodes,
             [1.0] * len(episodes),
@@ -167,6 +145,27 @@ class Trajectories:
             rows_multiple=self._config.learner.micro_rows,
             denominator=self._config.packing.denominator,
         )
+
+    def _renamed(self, episode: Episode, rng: random.Random) -> Episode:
+        texts = renamed(episode.task.skill, [turn.text for turn in episode.turns], rng)
+        ids, mask = self._chat.render(
+            [_message(turn.role, text) for turn, text in zip(episode.turns, texts, strict=True)]
+        )
+        return dataclasses.replace(
+            episode,
+            tokens=np.array(ids, np.int32),
+            loss_mask=np.array(mask),
+            sampler_logprobs=np.zeros(len(ids), np.float32),
+            versions=np.full(len(ids), -1, np.int32),
+        )
+
+
+def _message(role: str, text: str) -> Message:
+    if role != "assistant":
+        return User(text) if role == "user" else ToolResult(text)
+    text = text.removesuffix(END)
+    name, *args = text.removeprefix(CALL).split(ARG)
+    return ToolCall(name, tuple(args)) if text.startswith(CALL) else Final(text)
 
 
 def repeated_sequences(rng: np.random.Generator, rows: int, length: int, vocab: int) -> Batch:
@@ -199,40 +198,3 @@ def repeated_sequences(rng: np.random.Generator, rows: int, length: int, vocab: 
         skill_ids=np.where(segments > 0, 0, -1).astype(np.int32),
         loss_weights=(mask / mask.sum()).astype(np.float32),
     )
-
-
-class Renamer:
-    """Renames a trajectory's functions, modules and packages, consistently and never to a held-out name.
-
-    A renamed trajectory is as right as the proven one, and no name can be learned by heart.
-    """
-
-    def __init__(self, tokenizer: SentencePieceTokenizer, trajectories: Sequence[Episode]):
-        self._ids = {kind: [tokenizer.encode(w)[0] for w in WORDS[kind]] for kind in _RENAMED}
-        self._size = tokenizer.vocab_size
-        self._tokens = [e.tokens for e in trajectories]
-        texts = ["".join(turn.text for turn in e.turns) for e in trajectories]
-        index = {kind: {w: i for i, w in enumerate(WORDS[kind])} for kind in self._ids}
-        self._names = [
-            {
-                (left, right, joint, index[left][a], index[right][b])
-                for left, right, joint in (("first", "second", "_"), ("places", "places", "/"))
-                for a, b in re.findall(rf"\b([a-z]+){joint}([a-z]+)\b", text)
-                if a in index[left] and b in index[right]
-            }
-            for text in texts
-        ]
-
-    def __call__(self, trajectory: int, rng: np.random.Generator, attempts: int = 20) -> np.ndarray:
-        """The trajectory's tokens under a random renaming; unchanged where no attempt avoids held-out names."""
-        for _ in range(attempts):
-            order = {kind: rng.permutation(len(ids)) for kind, ids in self._ids.items()}
-            if all(
-                pool(f"{WORDS[left][order[left][a]]}{joint}{WORDS[right][order[right][b]]}") == "train"
-                for left, right, joint, a, b in self._names[trajectory]
-            ):
-                table = np.arange(self._size, dtype=np.int32)
-                for kind, ids in self._ids.items():
-                    table[ids] = np.take(ids, order[kind])
-                return table[self._tokens[trajectory]]
-        return self._tokens[trajectory]

@@ -21,7 +21,7 @@ ORDER = [
     ["checkpoint"],
     ["export"],
     ["evaluate", "report"],
-    ["demonstrators", "setup", "sft"],
+    ["demonstrators", "renaming", "setup", "sft"],
     ["train"],
     ["main"],
 ]
