@@ -14,24 +14,28 @@ def get_config(arg: str = ""):
     """`:smoke` cuts everything to a few seconds, for tests of the loop itself."""
     arg = common.parse_arg(arg, smoke=False)
     c = common.base_config()
-    c.num_steps = 2 if arg.smoke else 48
+    c.num_steps = 2 if arg.smoke else 30
     c.policy.source = "hf:assets/base"
-    c.world.update(dict(train=8, heldout_repositories=2, heldout_families=1) if arg.smoke else dict(train=200))
+    c.world.update(
+        dict(train=8, heldout_repositories=2, heldout_families=1)
+        if arg.smoke
+        else dict(train=200, heldout_repositories=16, heldout_families=6)
+    )
     c.rollout.update(
         dict(
-            groups_per_step=5 if arg.smoke else 10,
+            groups_per_step=5 if arg.smoke else 15,
             group_size=4 if arg.smoke else 8,
-            rows=32 if arg.smoke else 96,
+            rows=32 if arg.smoke else 128,
             max_tokens=512,
             max_turns=6,
             max_observation_tokens=128,
             wall_s=120.0,
             exec_timeout_s=10.0,
-            refill=0.0 if arg.smoke else 0.3,
+            refill=0.0 if arg.smoke else 0.34,
         )
     )
     c.learner.update(dict(learning_rate=3e-4, warmup_steps=2))
     c.packing.row_tokens = 512
     c.eval.samples = 1 if arg.smoke else 3
-    c.checkpoint.every_steps = 1 if arg.smoke else 8
+    c.checkpoint.every_steps = 1 if arg.smoke else 5
     return c
