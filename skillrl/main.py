@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
             from skillrl import sft as program
         else:
             raise setup.ConfigError(f"program={config.program!r}; one of rl, sft")
+        setup.check(config)
         program.run(config, workdir)
     except (SandboxError, ValueError, OSError, RuntimeError) as e:
         if _DEBUG.value:

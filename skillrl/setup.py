@@ -18,15 +18,21 @@ from skillrl.chat import CompactChat
 from skillrl.models import hf
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig, variant
+from skillrl.rl.advantages import ESTIMATORS
 from skillrl.rl.learner import Learner, LearnerConfig
 from skillrl.rl.losses import LossConfig
+from skillrl.rl.outcomes import TRUNCATION_POLICIES
+from skillrl.rl.packing import DENOMINATORS
 from skillrl.rollout.episode import Budgets
+from skillrl.rollout.tools import MIN_OBSERVATION_TOKENS
 from skillrl.sampling.engine import Engine
 from skillrl.tasks.source import read_tasks
 from skillrl.tokenizer import SentencePieceTokenizer
-from skillrl.types import Task
+from skillrl.types import COMPOSITE_KINDS, Task
 
 TOKENIZER_FILE = "tokenizer.model"
+# Of the service's Score.
+REWARD_MODES = ("paper", "shaped")
 
 
 class ConfigError(ValueError):
@@ -42,6 +48,32 @@ class Policy:
     mesh: Mesh
     chat: CompactChat
     tokenizer_file: Path
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for what would otherwise be noticed only after episodes were played."""
+    choices = {
+        "reward.mode": REWARD_MODES,
+        "reward.truncated": TRUNCATION_POLICIES,
+        "advantages.estimator": ESTIMATORS,
+        "packing.denominator": DENOMINATORS,
+    }
+    for name, known in choices.items():
+        section, _, key = name.partition(".")
+        if config[section][key] not in known:
+            raise ConfigError(f"{name}={config[section][key]!r}; one of {', '.join(known)}")
+    if unknown := set(config.tasks.kinds) - set(COMPOSITE_KINDS):
+        raise ConfigError(f"tasks.kinds has {sorted(unknown)}; known are {', '.join(COMPOSITE_KINDS)}")
+    if config.rollout.max_observation_tokens < MIN_OBSERVATION_TOKENS:
+        raise ConfigError(
+            f"rollout.max_observation_tokens={config.rollout.max_observation_tokens} says nothing; "
+            f"give at least {MIN_OBSERVATION_TOKENS}"
+        )
+    if config.packing.row_tokens < config.rollout.max_tokens:
+        raise ConfigError(
+            f"an episode of rollout.max_tokens={config.rollout.max_tokens} does not fit into a row of "
+            f"packing.row_tokens={config.packing.row_tokens}; raise --config.packing.row_tokens"
+        )
 
 
 def load_tasks(config: ConfigDict, workdir: Path) -> tuple[Path, list[Task]]:

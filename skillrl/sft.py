@@ -6,6 +6,7 @@ The loop of `configs/sft.py`. Every stage leaves its result in the workdir, so a
 import asyncio
 import dataclasses
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from skillrl.rl.learner import TrainState
 from skillrl.rl.packing import pack
 from skillrl.rollout.agents import ScriptedAgents
 from skillrl.rollout.collector import Collector
-from skillrl.rollout.records import append_episodes, read_episodes
+from skillrl.rollout.records import append_episodes, read_finished_episodes
 from skillrl.skills import get_skill
 from skillrl.tasks.world import WORDS
 from skillrl.tokenizer import ARG, CALL, END, SentencePieceTokenizer
@@ -67,6 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     tokenizer = _train_tokenizer(config, trajectories, workdir / setup.TOKENIZER_FILE)
     batches = Trajectories(config, trajectories, CompactChat(tokenizer))
     state = train("imitating", state, config.num_steps, batches.draw)
+    shutil.rmtree(workdir / "hf", ignore_errors=True)
     export.export(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, _card(config, state))
 
 
@@ -97,7 +99,7 @@ async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tas
     # Bytes are enough to record the text that the real tokenizer is made of.
     prompts = [get_skill(t.skill).make_prompt(t) for t in tasks]
     chat = CompactChat(SentencePieceTokenizer.train(prompts, workdir / "bootstrap.model", 600))
-    attempted = list(read_episodes(path)) if path.exists() else []
+    attempted = list(read_finished_episodes(path)) if path.exists() else []
     async with setup.sandbox_client(config, task_dir, f"sft-{workdir.name}") as client:
         with Progress(disable=None) as progress:
             bar = progress.add_task("demonstrations", total=len(tasks), completed=len(attempted))
@@ -108,6 +110,11 @@ async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tas
                 progress.update(bar, completed=len(attempted))
     proven = [e for e in attempted if e.outcome.graded and score_of(e) == 1.0]
     logging.warning("%d of %d demonstrations earned the maximal reward", len(proven), len(attempted))
+    if len(proven) < config.sft.episodes_per_step:
+        raise setup.ConfigError(
+            f"{len(proven)} proven demonstrations are fewer than sft.episodes_per_step="
+            f"{config.sft.episodes_per_step}; lower it or generate more tasks with --config.world.train"
+        )
     return proven
 
 

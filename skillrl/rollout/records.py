@@ -53,10 +53,17 @@ def append_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
 
 
 def read_episodes(path: str | Path) -> Iterator[Episode]:
-    """Raises ValueError naming the line that is no episode (a run that was killed leaves at most its last line cut)."""
+    """Raises ValueError naming the line that is no episode."""
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield episode_from_json(line)
             except (ValueError, TypeError, KeyError) as e:
                 raise ValueError(f"{path}:{number} is not an episode ({e}); remove the line") from e
+
+
+def read_finished_episodes(path: str | Path) -> list[Episode]:
+    """The episodes of a file that is appended to; a last line that a killed run left cut is removed from the file."""
+    with open(path, "rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+    return list(read_episodes(path))

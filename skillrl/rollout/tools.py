@@ -19,6 +19,7 @@ USAGE = (
     "use bash(command), str_replace(view, path), str_replace(create, path, text) or "
     "str_replace(replace, path, old, new)"
 )
+MIN_OBSERVATION_TOKENS = 32
 # Commands of str_replace and how many arguments follow each.
 _ARGUMENTS = {"view": 1, "create": 2, "replace": 3}
 _ENDINGS = {
@@ -81,10 +82,11 @@ def exec_observation(reply: pb.ExecReply) -> str:
 
 
 def shorten(text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
-    """`text` in at most `max_tokens` tokens: its head, how much is left out, its tail. Raises ValueError below 32."""
-    if max_tokens < 32:
+    """`text` in at most `max_tokens` tokens: its head, how much is left out, its tail. ValueError for too few."""
+    if max_tokens < MIN_OBSERVATION_TOKENS:
         raise ValueError(
-            f"an observation of {max_tokens} tokens says nothing; set max_observation_tokens to 32 or more"
+            f"an observation of {max_tokens} tokens says nothing; set max_observation_tokens to "
+            f"{MIN_OBSERVATION_TOKENS} or more"
         )
     ids = tokenizer.encode(text)
     if len(ids) <= max_tokens:
