@@ -1,0 +1,99 @@
+"""Every config loads with its arguments, and what is wrong on the command line is one clear line."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import common
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+ARGUMENTS = {
+    "tiny": ["smoke", "smoke=true", "smoke=false"],
+    "sft": ["smoke"],
+    "single_skill": ["skill=review", "skill=editing,smoke"],
+}
+
+
+def load(name, arg=""):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def fields(config):
+    return {key: fields(value) if hasattr(value, "items") else type(value) for key, value in config.items()}
+
+
+@pytest.mark.parametrize(("name", "arg"), [(n, a) for n in CONFIGS for a in ["", *ARGUMENTS.get(n, [])]])
+def test_every_config_has_the_fields_of_the_common_one(name, arg):
+    config = load(name, arg)
+    assert config.is_locked
+    assert fields(config) == fields(common.base_config())
+
+
+@pytest.mark.parametrize(("name", "arg"), [(n, a) for n in CONFIGS for a in ["", *ARGUMENTS.get(n, [])]])
+def test_every_config_passes_the_check(name, arg):
+    from skillrl import setup
+
+    setup.check(load(name, arg))
+
+
+def test_smoke_is_smaller():
+    for name in ("tiny", "sft"):
+        assert load(name, "smoke").num_steps < load(name).num_steps
+        assert load(name, "smoke=false").num_steps == load(name).num_steps
+
+
+def test_a_single_skill_is_the_only_one():
+    config = load("single_skill", "skill=review")
+    assert {name for name, weight in config.skills.items() if weight} == {"review"}
+
+
+def test_arguments_are_typed():
+    parsed = common.parse_arg("steps=3,fast,name=x", steps=1, fast=False, name="", rate=0.5)
+    assert parsed.to_dict() == {"steps": 3, "fast": True, "name": "x", "rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("smok", "unknown config argument 'smok'; known: smoke, steps"),
+        ("smoke=1", "config argument smoke takes true or false, not '1'"),
+        ("steps=many", "config argument steps takes a int, not 'many'"),
+    ],
+)
+def test_wrong_arguments_are_named(arg, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        common.parse_arg(arg, smoke=False, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--config=configs/tiny.py", "--config.rollout.group_siez=4"], ["rollout.group_siez=4", '"group_size"']),
+        (["--config=configs/tiny.py", "--config.nope=4"], ["--config.nope=4", "configs/common.py"]),
+        (["--config=configs/tiny.py", "--config.skills.cooking=1"], ["--config.skills.cooking=1"]),
+        (["--config=configs/tiny.py", "--config.num_steps=many"], ["--config.num_steps=many", "int"]),
+        (["--config=configs/tiny.py", "--config.learner.learning_rate=high"], ["learning_rate=high", "float"]),
+        (["--config=configs/tiny.py", "--config.rollout=3"], ["--config.rollout=3", "not a dict"]),
+        (["--config=configs/tiny.py:smkoe"], ["'smkoe'", "known: smoke"]),
+        (["--config=configs/single_skill.py:skill=cooking"], ["'cooking'", "localization"]),
+        (["--config=configs/tony.py"], ["No such file", "configs/tony.py"]),
+        (["--config=configs/tiny.py", "--confg.seed=1"], ["'confg.seed'"]),
+        (["--config=configs/tiny.py", "extra"], ["'extra'", "--flag=value"]),
+        ([], ["--config"]),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_error(tmp_path, flags, parts):
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "skillrl.main", f"--workdir={workdir}", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode not in (0, None)
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    for part in parts:
+        assert part in done.stderr
+    assert done.stdout == ""
+    assert not workdir.exists()
