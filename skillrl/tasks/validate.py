@@ -50,7 +50,8 @@ class ProvingGround:
 @contextlib.asynccontextmanager
 async def proving_ground(jobs: int = 2) -> AsyncIterator[ProvingGround]:
     """Raises IsolationError with the remedy when the host cannot isolate what runs."""
-    with tempfile.TemporaryDirectory(prefix="proving-") as folder:
+    # A thread that still fills the cache when an error ends the proof must not hide that error.
+    with tempfile.TemporaryDirectory(prefix="proving-", ignore_cleanup_errors=True) as folder:
         backend, trees = JailBackend(Path(folder, "workspaces")), Trees(Path(folder, "trees"))
         try:
             await backend.start()
