@@ -18,7 +18,7 @@ def get_config(arg: str = ""):
     c.policy.source = "init:tiny"
     c.world.update(dict(seed=1, train=16 if arg.smoke else 200, heldout_repositories=0, heldout_families=0))
     c.sft.update(dict(warmup_tokens=0 if arg.smoke else 2_000_000, episodes_per_step=12 if arg.smoke else 36))
-    c.num_steps = 4 if arg.smoke else 2200
+    c.num_steps = 4 if arg.smoke else 3000
     c.loss.loss = "sft"
     c.rollout.update(dict(max_tokens=512, max_turns=6, max_observation_tokens=128, wall_s=120.0, exec_timeout_s=10.0))
     c.packing.update(dict(row_tokens=512, rows=8))

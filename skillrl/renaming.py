@@ -48,22 +48,19 @@ def _exchange_names(texts: list[str], rng: random.Random) -> list[str]:
 
 
 def _exchange_numbers(skill: str, texts: list[str], rng: random.Random) -> list[str]:
+    # In half of the draws: the numbers that really occur are worth knowing too.
+    if skill not in ("localization", "reproduction", "review") or rng.random() < 0.5:
+        return texts
     small, large = rng.sample(range(10), 10), rng.sample(range(10, 100), 90)
 
     def other(match: re.Match) -> str:
         n = int(match[0])
         return str(small[n] if n < 10 else large[n - 10])
 
-    if skill in ("localization", "reproduction", "review"):
-        # The calls of the issue and their copies; a diff's numbers are code.
-        issue, *rest = texts[0].split("\n", 1)
-        prompt = "\n".join([_NUMBER.sub(other, issue), *rest])
-        return [prompt, *(_NUMBER.sub(other, t) if i % 2 == 0 else t for i, t in enumerate(texts[1:]))]
-    if skill == "unit_tests":
-        # What the tool printed and the assertions that copy it.
-        called = [re.sub(r"(?<=== )\d{1,2}(?=\n)", other, t) if "assert" in t else t for t in texts]
-        return [_NUMBER.sub(other, t) if i == 2 else t for i, t in enumerate(called)]
-    return texts
+    # The calls of the issue and their copies; a diff's numbers are code.
+    issue, *rest = texts[0].split("\n", 1)
+    prompt = "\n".join([_NUMBER.sub(other, issue), *rest])
+    return [prompt, *(_NUMBER.sub(other, t) if i % 2 == 0 else t for i, t in enumerate(texts[1:]))]
 
 
 def _exchange_parameters(skill: str, texts: list[str], rng: random.Random) -> list[str]:

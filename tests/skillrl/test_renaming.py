@@ -22,13 +22,6 @@ EDITING = [
     'def cold_road(m, n):\n    """Return m times n."""\n    return m + n\n',
     "<|call|>str_replace<|arg|>replace<|arg|>ivy/poppy.py<|arg|>return m + n<|arg|>return m * n<|end|>",
 ]
-UNIT_TESTS = [
-    "Unit tests. Target: pear/pine.py::deep_mill\ndeep_mill(g): Return the sum of g.\n",
-    "<|call|>bash<|arg|>python -c 'from pear.pine import deep_mill; print([deep_mill([6, 1, 8])])'<|end|>",
-    "[15]\n",
-    "<|call|>str_replace<|arg|>create<|arg|>tests/test_x.py<|arg|>from pear.pine import deep_mill\n\n\n"
-    "def test_deep_mill():\n    assert deep_mill([6, 1, 8]) == 15\n<|end|>",
-]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -50,13 +43,6 @@ def test_parameters_change_alike_and_options_stay(seed):
     assert "grep -A 2 " in search
     assert f'({a}, {b}):\n    """Return {a} times {b}."""\n    return {a} + {b}\n' in shown
     assert f"return {a} + {b}<|arg|>return {a} * {b}<|end|>" in edit
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_results_change_alike_and_chosen_arguments_stay(seed):
-    _, call, printed, test = renamed("unit_tests", UNIT_TESTS, random.Random(seed))
-    assert "([6, 1, 8])" in call and "python -c '" in call
-    assert f"([6, 1, 8]) == {printed.strip()[1:-1]}\n" in test
 
 
 def test_renaming_varies_and_is_seeded():
