@@ -10,7 +10,7 @@ from skillrl.tasks.world import WORDS
 from skillrl.tasks.world.words import pool
 
 REPRODUCTION = [
-    "Reproduction. kind_bridge(3, 8) should be 44 and kind_bridge(0, 1) should be 1.\nWrite tests in tests/test_x.py.\n",
+    "Reproduction. kind_bridge(3, 8) should be 44 and kind_bridge(0, 1) should be 1.\nWrite tests/test_x.py.\n",
     '<|call|>bash<|arg|>grep -rl "def kind_bridge" *<|end|>',
     "nutmeg/maple.py\n",
     "<|call|>str_replace<|arg|>create<|arg|>tests/test_x.py<|arg|>from nutmeg.maple import kind_bridge\n\n\n"
