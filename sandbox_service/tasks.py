@@ -245,7 +245,7 @@ def read_task_set(path: Path) -> TaskSet:
         raise TaskSetError(f"{path / 'set.json'}: {e}; rebuild the task set") from e
     if head.get("schema_version") != SCHEMA_VERSION:
         raise TaskSetError(
-            f"{path}: schema version {head.get('schema_version')!r}, this release reads {SCHEMA_VERSION}; rebuild the set"
+            f"{path}: schema version {head.get('schema_version')!r}, not {SCHEMA_VERSION}; rebuild the set"
         )
     environments = _read_records(path / "hidden/environments.jsonl", Environment)
     instances = _read_records(path / "hidden/instances.jsonl", Instance)
