@@ -1,0 +1,176 @@
+import asyncio
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common, tiny
+from sandbox_service.embedded import embedded_service
+from skillrl import export, setup
+from skillrl.models import policy as models
+from skillrl.setup import ConfigError
+from skillrl.tasks.source import TaskSetError
+from skillrl.tasks.world import write_set
+from skillrl.tokenizer import SentencePieceTokenizer
+from skillrl.types import SKILLS, Task
+
+
+def configured(**values):
+    """The smoke config with some fields replaced; section__key=value."""
+    config = tiny.get_config("smoke")
+    for name, value in values.items():
+        section, _, key = name.partition("__")
+        if key:
+            config[section][key] = value
+        else:
+            config[section] = value
+    return config
+
+
+def task(skill, split):
+    return Task(f"{skill}-{split}", skill, "i", "r", "f", split, 0, {})
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "t.model"
+    SentencePieceTokenizer.train(["some text\n"] * 20, path, 600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer_file, cfg):
+    """A policy whose vocabulary holds the tokenizer's."""
+    cfg = dataclasses.replace(cfg, vocab=640)
+    params = models.init_params(cfg, jax.random.key(0))
+    return export.export(tmp_path_factory.mktemp("hf") / "policy", cfg, params, tokenizer_file, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("reward__mode", "papre", "reward.mode='papre'; one of paper, shaped"),
+        ("reward__truncated", "drop", "reward.truncated='drop'; one of keep, mask"),
+        ("advantages__estimator", "gae", "advantages.estimator='gae'; one of mean"),
+        ("packing__denominator", "token", "packing.denominator='token'; one of skill_token_mean"),
+        ("tasks__kinds", ("cooking",), r"tasks.kinds has \['cooking'\]; known are bug_fixing"),
+        ("rollout__max_observation_tokens", 8, "max_observation_tokens=8 says nothing; give at least 32"),
+        ("packing__row_tokens", 256, "max_tokens=512 does not fit into a row of packing.row_tokens=256"),
+    ],
+)
+def test_wrong_choices_are_named_before_anything_runs(name, value, message):
+    setup.check(configured())
+    with pytest.raises(ConfigError, match=message):
+        setup.check(configured(**{name: value}))
+
+
+def test_the_world_is_generated_once(tmp_path):
+    config = configured(world__train=1, world__heldout_repositories=1, world__heldout_families=0)
+    folder, tasks = setup.load_tasks(config, tmp_path)
+    assert folder == tmp_path / "tasks"
+    assert {t.split for t in tasks} == {"train", "heldout_repositories"}
+    assert {t.skill for t in tasks} == {*SKILLS, "bug_fixing"}
+    written = (folder / "set.json").stat().st_mtime_ns
+    assert setup.load_tasks(config, tmp_path)[1] == tasks
+    assert (folder / "set.json").stat().st_mtime_ns == written
+
+
+def test_a_missing_task_set_names_the_remedy(tmp_path):
+    with pytest.raises(TaskSetError, match="python -m skillrl.tasks.world"):
+        setup.load_tasks(configured(tasks__path=str(tmp_path / "none")), tmp_path)
+
+
+def test_training_draws_weighted_skills_of_the_training_split():
+    tasks = [task(skill, split) for skill in SKILLS for split in ("train", "heldout_families")]
+    config = configured()
+    assert setup.training_tasks(tasks, config) == [t for t in tasks if t.split == "train"]
+    config.skills.review = 0.0
+    assert {t.skill for t in setup.training_tasks(tasks, config)} == set(SKILLS) - {"review"}
+    with pytest.raises(ConfigError, match="no training task of it; set --config.skills.review=0"):
+        setup.training_tasks([t for t in tasks if t.skill != "review"], configured())
+
+
+def test_evaluation_without_tasks_names_the_splits():
+    tasks = [task("editing", "train")]
+    with pytest.raises(ConfigError, match=r"its splits are \['train'\].*--config.eval.samples=0"):
+        setup.evaluation_tasks(tasks, configured())
+    assert setup.evaluation_tasks(tasks, configured(eval__samples=0)) == []
+    assert setup.evaluation_tasks(tasks, configured(eval__suites=("train",))) == tasks
+
+
+@pytest.mark.parametrize(
+    ("source", "tokenizer", "message"),
+    [
+        ("assets/base", "", "write hf:DIR or init:VARIANT"),
+        ("hf:", "", "write hf:DIR or init:VARIANT"),
+        ("hf:/none", "", "no policy at /none; give a Hugging Face folder"),
+        ("init:tiny", "", "has no tokenizer of its own; give --config.policy.tokenizer=FILE"),
+        ("init:gpt", "{tokenizer}", "unknown model variant 'gpt'"),
+        ("init:tiny", "/none.model", "no tokenizer model at /none.model"),
+    ],
+)
+def test_a_policy_that_cannot_be_had(tokenizer_file, source, tokenizer, message):
+    config = configured(policy__source=source, policy__tokenizer=tokenizer.format(tokenizer=tokenizer_file))
+    config.mesh.data = 8
+    config.mesh.fsdp = 1
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        setup.load_policy(config)
+
+
+def one_device(config):
+    config.mesh.data, config.mesh.fsdp = 1, 8
+    return config
+
+
+def test_a_policy_folder_brings_its_tokenizer(folder):
+    policy = setup.load_policy(one_device(configured(policy__source=f"hf:{folder}")))
+    assert policy.cfg.vocab == 640
+    assert policy.tokenizer_file == folder / "tokenizer.model"
+    assert policy.chat.tokenizer.vocab_size <= 640
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
+    other = tmp_path / "large.model"
+    texts = [" ".join(f"{a}{b}{c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx")] * 3
+    size = SentencePieceTokenizer.train(texts, other, 1000).vocab_size
+    config = one_device(configured(policy__source=f"hf:{folder}", policy__tokenizer=str(other)))
+    with pytest.raises(ConfigError, match=f"has {size} tokens, the policy at {folder} 640; give the tokenizer"):
+        setup.load_policy(config)
+
+
+def test_random_weights_fit_the_tokenizer_and_follow_the_seed(tokenizer_file):
+    first, other = (
+        setup.load_policy(
+            one_device(configured(policy__source="init:tiny", policy__tokenizer=str(tokenizer_file), seed=seed))
+        )
+        for seed in (0, 1)
+    )
+    assert first.cfg.vocab % 64 == 0 and 0 <= first.cfg.vocab - first.chat.tokenizer.vocab_size < 64
+    embeddings = [jax.tree.leaves(policy.params)[0] for policy in (first, other)]
+    assert not np.array_equal(*embeddings)
+
+
+def test_supervised_learning_sees_the_plain_distribution(cfg, mesh):
+    """The learner divides logits by the sampler's temperature, but demonstrations were not sampled."""
+    config = common.base_config()
+    config.rollout.temperature = 0.5
+    config.learner.micro_rows = 8
+    assert setup.make_learner(config, cfg, mesh).cfg.temperature == 0.5
+    config.loss.loss = "sft"
+    assert setup.make_learner(config, cfg, mesh, decay_steps=7).cfg.temperature == 1.0
+
+
+@pytest.mark.slow
+def test_a_service_without_isolation_must_be_wanted(tmp_path):
+    write_set(tmp_path, seed=0, levels=(0,), counts={"train": 1})
+
+    async def connect(allow_unsafe):
+        async with embedded_service([tmp_path], allow_unsafe=True) as address:
+            config = configured(sandbox__address=address, sandbox__allow_unsafe=allow_unsafe)
+            async with setup.sandbox_client(config, tmp_path, "run") as client:
+                return (await client.info()).unsafe
+
+    with pytest.raises(ConfigError, match="--config.sandbox.allow_unsafe=True"):
+        asyncio.run(connect(False))
+    assert asyncio.run(connect(True))
