@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 
 from skillrl import sharding
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig
+from skillrl.rl.logprobs import token_logprobs
 from skillrl.rl.losses import LossConfig, policy_loss
 from skillrl.rl.packing import SKILL_NAMES
 from skillrl.types import Batch
@@ -230,16 +230,21 @@ class Learner:
         return TrainState(params, opt_state, *(self._replicated,) * 4)
 
     def _micro_batches(self, batch: Batch, extra: Mapping[str, np.ndarray] | None = None):
+        self._check_rows(batch)
         rows, size = len(batch.tokens), self.cfg.micro_rows
-        if rows % size:
-            raise LearnerError(f"{rows} rows are no multiple of micro_rows={size}; pack with rows_multiple={size}")
         arrays = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)} | dict(extra or {})
         place = sharding.named(self.mesh, "batch", None)
         for start in range(0, rows, size):
             yield jax.device_put({name: a[start : start + size] for name, a in arrays.items()}, place)
 
+    def _check_rows(self, batch: Batch) -> None:
+        rows, size = len(batch.tokens), self.cfg.micro_rows
+        if rows % size:
+            raise LearnerError(f"{rows} rows are no multiple of micro_rows={size}; pack with rows_multiple={size}")
+
     def _minibatches(self, batch: Batch, step: int):
         """Row indices of each update: whole micro-batches, shuffled where there are several updates."""
+        self._check_rows(batch)
         cfg, rows = self.cfg, len(batch.tokens)
         if rows < cfg.minibatches * cfg.micro_rows:
             raise LearnerError(f"{rows} rows are too few for {cfg.minibatches} minibatches of {cfg.micro_rows} rows")
@@ -249,82 +254,6 @@ class Learner:
                 order = np.random.default_rng([step, epoch]).permutation(rows)
             micro = order.reshape(-1, cfg.micro_rows)
             yield from (part.ravel() for part in np.array_split(micro, cfg.minibatches))
-
-
-def token_logprobs(
-    policy: models.Policy,
-    hidden: Float[Array, "B T D"],
-    tokens: Array,
-    mask: Array,
-    temperature: float,
-    chunk: int,
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Log-probability of each masked token given what came before it, and the entropy there; 0 elsewhere.
-
-    Logits of `chunk` tokens a row exist at a time, and again in the backward pass. The masked tokens of each row are
-    moved to its front first, and chunks without any are skipped: prompts and tool output cost nothing here.
-    """
-    batch, length = tokens.shape
-    # The output at t - 1 predicts the token at t; the first token is never masked in.
-    mask = mask.at[:, 0].set(False)
-    order = jnp.argsort(~mask, axis=1, stable=True)
-    sorted_mask = jnp.take_along_axis(mask, order, axis=1)
-    targets = jnp.take_along_axis(tokens, order, axis=1)
-    source = jnp.maximum(order - 1, 0)
-    hidden = jnp.take_along_axis(hidden, source[..., None], axis=1)
-
-    chunk = min(chunk, length)
-    padding = -length % chunk
-
-    def chunks(x):
-        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(batch, -1, chunk, *x.shape[2:]), 1, 0)
-
-    def score(hidden, targets):
-        logits = sharding.constrain(policy.logits(hidden) / temperature, "batch", None, "vocab")
-        normaliser = jax.nn.logsumexp(logits, axis=-1)
-        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        free = jax.lax.stop_gradient(logits - normaliser[..., None])
-        return chosen - normaliser, -(jnp.exp(free) * free).sum(axis=-1)
-
-    @jax.checkpoint
-    def one(args):
-        hidden, targets, mask = args
-        zero = jnp.zeros(targets.shape, jnp.float32)
-        return jax.lax.cond(mask.any(), score, lambda *_: (zero, zero), hidden, targets)
-
-    logprobs, entropy = jax.lax.map(one, (chunks(hidden), chunks(targets), chunks(sorted_mask)))
-    back = jnp.argsort(order, axis=1)
-
-    def restore(x):
-        x = jnp.moveaxis(x, 0, 1).reshape(batch, -1)[:, :length]
-        return jnp.where(mask, jnp.take_along_axis(x, back, axis=1), 0)
-
-    return restore(logprobs), restore(entropy)
-
-
-def _schedule(cfg: LearnerConfig) -> optax.Schedule:
-    first = cfg.learning_rate / (cfg.warmup_steps + 1)
-    if cfg.decay_steps:
-        return optax.warmup_cosine_decay_schedule(
-            first,
-            cfg.learning_rate,
-            cfg.warmup_steps,
-            max(cfg.decay_steps, cfg.warmup_steps + 1),
-            cfg.final_learning_rate,
-        )
-    if cfg.warmup_steps:
-        return optax.linear_schedule(first, cfg.learning_rate, cfg.warmup_steps)
-    return optax.constant_schedule(cfg.learning_rate)
-
-
-def _optimizer(cfg: LearnerConfig, schedule: optax.Schedule, axes) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm; norms' scales do not decay."""
-    decays = jax.tree.map(lambda names: "norm" not in names, axes, is_leaf=lambda x: isinstance(x, tuple))
-    return optax.chain(
-        optax.clip_by_global_norm(cfg.max_grad_norm),
-        optax.adamw(schedule, cfg.beta1, cfg.beta2, cfg.epsilon, weight_decay=cfg.weight_decay, mask=decays),
-    )
 
 
 def _token_sums(metrics, mask, skill_ids):
@@ -364,3 +293,27 @@ def _summary(sums, updates) -> dict[str, float]:
 
 def _take(batch: Batch, rows: np.ndarray) -> Batch:
     return Batch(**{f.name: getattr(batch, f.name)[rows] for f in dataclasses.fields(batch)})
+
+
+def _schedule(cfg: LearnerConfig) -> optax.Schedule:
+    first = cfg.learning_rate / (cfg.warmup_steps + 1)
+    if cfg.decay_steps:
+        return optax.warmup_cosine_decay_schedule(
+            first,
+            cfg.learning_rate,
+            cfg.warmup_steps,
+            max(cfg.decay_steps, cfg.warmup_steps + 1),
+            cfg.final_learning_rate,
+        )
+    if cfg.warmup_steps:
+        return optax.linear_schedule(first, cfg.learning_rate, cfg.warmup_steps)
+    return optax.constant_schedule(cfg.learning_rate)
+
+
+def _optimizer(cfg: LearnerConfig, schedule: optax.Schedule, axes) -> optax.GradientTransformation:
+    """AdamW behind a clip of the global norm; norms' scales do not decay."""
+    decays = jax.tree.map(lambda names: "norm" not in names, axes, is_leaf=lambda x: isinstance(x, tuple))
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.max_grad_norm),
+        optax.adamw(schedule, cfg.beta1, cfg.beta2, cfg.epsilon, weight_decay=cfg.weight_decay, mask=decays),
+    )

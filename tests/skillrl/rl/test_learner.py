@@ -9,9 +9,10 @@ from episodes import make_episode
 from skillrl import sharding
 from skillrl.models import policy as models
 from skillrl.models.cache import KVCache
-from skillrl.rl.learner import Learner, LearnerConfig, LearnerError, token_logprobs
+from skillrl.rl.learner import Learner, LearnerConfig, LearnerError
+from skillrl.rl.logprobs import token_logprobs
 from skillrl.rl.losses import LossConfig
-from skillrl.rl.packing import pack
+from skillrl.rl.packing import loss_weights, pack
 
 # Plain gradient descent would show gradients; AdamW hides their scale. Large clip, so that the norm shows as well.
 CFG = LearnerConfig(
@@ -100,7 +101,7 @@ def test_decoding_gives_the_learners_logprobs(cfg, mesh, learner, episodes, batc
 def test_packed_equals_one_episode_a_row(learner, episodes, advantages, batch, reference):
     alone = [pack([e], [a], length=40) for e, a in zip(episodes, advantages, strict=True)]
     rows = {f.name: np.concatenate([getattr(b, f.name) for b in alone]) for f in dataclasses.fields(batch)}
-    whole = {e.tokens.tobytes(): w for e, w in zip(episodes, _weights(episodes), strict=True)}
+    whole = {e.tokens.tobytes(): w for e, w in zip(episodes, loss_weights(episodes, "skill_token_mean"), strict=True)}
     rows["loss_weights"] = np.stack(
         [np.where(m, whole[e.tokens.tobytes()], 0) for m, e in zip(rows["loss_mask"], episodes, strict=True)]
     ).astype(np.float32)
@@ -108,12 +109,6 @@ def test_packed_equals_one_episode_a_row(learner, episodes, advantages, batch, r
     grads, loss = _gradient(learner, type(batch)(**rows))
     assert loss == pytest.approx(reference[1], abs=1e-6)
     _assert_close(grads, reference[0])
-
-
-def _weights(episodes):
-    from skillrl.rl.packing import loss_weights
-
-    return loss_weights(episodes, "skill_token_mean")
 
 
 @pytest.mark.parametrize("change", [{"micro_rows": 8}, {"micro_rows": 2}, {"logprob_chunk": 40}], ids=str)
