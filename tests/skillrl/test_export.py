@@ -34,7 +34,7 @@ def test_command_exports_a_checkpoint_that_reads_back_bitwise(tmp_path, cfg, mes
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     checkpoints.save(1, first, cfg)
     checkpoints.save(2, second, cfg)
-    shutil.copytree(tokenizer_dir, tmp_path / "run" / "tokenizer")
+    shutil.copy(tokenizer_dir / "tokenizer.model", tmp_path / "run")
 
     assert export.main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'newest'}"]) == 0
     assert export.main([f"--workdir={tmp_path / 'run'}", "--step=1", f"--out={tmp_path / 'older'}"]) == 0
