@@ -149,7 +149,9 @@ class Engine:
     ) -> Sampled:
         """Appends `new_tokens` to the row's stream and samples until the stop token or `budget` tokens.
 
-        The token at position p of the stream depends on the seed, p and what stands before, never on other rows.
+        The token at position p of the stream depends on the seed, p and what stands before, never on other rows; for
+        the tiny variant bit by bit. (How much of the cache a call reads follows its longest row, and for some shapes
+        of heads XLA sums another length in another order: log-probabilities then differ by about 1e-6.)
         Raises SamplingError for a stream that is too long for a row, for logits that are not finite, and for a row
         whose last turn did not finish. Cancelling frees the work.
         """
