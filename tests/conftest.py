@@ -18,3 +18,31 @@ def desk(tmp_path_factory):
         made = loop.run(Desk.open(tmp_path_factory.mktemp("desk"), loop))
         yield made
         loop.run(made.backend.stop())
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """Starts the programs from the command line."""
+    from program import Program
+
+    return Program(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="session")
+def world_dir(tmp_path_factory):
+    """A task set of nine generated instances of level 0."""
+    from skillrl.tasks.world import write_set
+
+    path = tmp_path_factory.mktemp("world") / "tasks"
+    write_set(path, seed=3, levels=(0,), counts={"train": 6, "heldout_repositories": 2, "heldout_families": 1})
+    return path
+
+
+@pytest.fixture(scope="session")
+def policy_dir(tmp_path_factory, world_dir):
+    """A small policy that guesses, as a Hugging Face folder."""
+    from policies import make_policy
+
+    from skillrl.tasks.source import read_tasks
+
+    return make_policy(tmp_path_factory.mktemp("policy") / "hf", read_tasks(world_dir))

@@ -31,8 +31,9 @@ def make_policy(folder: Path, tasks: Sequence[Task], *, steps: int = 30) -> Path
     tokenizer_file = folder.with_suffix(".model")
     tokenizer = make_tokenizer(tokenizer_file, tasks)
     chat = CompactChat(tokenizer)
+    # Heads like the tiny variant's, for which sampling is bitwise the same whatever else is sampled (Engine.generate).
     cfg = ModelConfig(
-        vocab=-(-tokenizer.vocab_size // 64) * 64, embed=48, layers=2, q_heads=2, kv_heads=1, head_dim=24, mlp=96,
+        vocab=-(-tokenizer.vocab_size // 64) * 64, embed=48, layers=2, q_heads=4, kv_heads=2, head_dim=32, mlp=96,
         unroll=2,
     )  # fmt: skip
     episodes = []

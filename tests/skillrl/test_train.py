@@ -1,0 +1,144 @@
+"""The loop as a process: what it leaves, that it goes on after anything, and that nothing else runs on after it."""
+
+import json
+import random
+import time
+
+import jax
+import numpy as np
+import pytest
+from program import Family
+
+from skillrl import sharding
+from skillrl.checkpoint import load_policy
+from skillrl.evaluate import read_scores
+from skillrl.metrics import read_metrics
+from skillrl.models.hf import load_hf
+from skillrl.rollout.records import read_episodes
+from skillrl.types import SKILLS
+
+pytestmark = pytest.mark.slow
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def flags(world_dir, policy_dir):
+    return (
+        "--config=configs/tiny.py:smoke",
+        f"--config.policy.source=hf:{policy_dir}",
+        f"--config.tasks.path={world_dir}",
+        f"--config.num_steps={STEPS}",
+        "--config.rollout.max_tokens=320",
+        # The test's policy has a choice in this skill alone.
+        "--config.skills.review=4",
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(program, flags, tmp_path_factory):
+    """A finished run: its folder and how it ended."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    return workdir, program.complete("skillrl.main", *flags, f"--workdir={workdir}")
+
+
+def checkpoint(workdir):
+    mesh = sharding.make_mesh({}, devices=jax.devices()[:1])
+    step, _, params, extra = load_policy(workdir / "checkpoints", mesh)
+    return step, [np.asarray(x) for x in jax.tree.leaves(params)], extra
+
+
+def measured(workdir):
+    """The metrics that are no times and no counts of the sampler's calls, which follow the times."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("times/", "sampler/", "tokens_per_s"))}
+        for row in read_metrics(workdir)
+    ]
+
+
+def played(path):
+    return [(e.episode_id, e.tokens.tolist(), e.sampler_logprobs.tolist(), e.outcome) for e in read_episodes(path)]
+
+
+def assert_same_run(one, other):
+    """All that is not a time is bitwise the same."""
+    (step, params, extra), (step_2, params_2, extra_2) = checkpoint(one), checkpoint(other)
+    assert (step, extra) == (step_2, extra_2)
+    for a, b in zip(params, params_2, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert measured(one) == measured(other)
+    names = sorted(p.name for p in (one / "episodes").iterdir())
+    assert names == sorted(p.name for p in (other / "episodes").iterdir())
+    for name in names:
+        assert played(one / "episodes" / name) == played(other / "episodes" / name)
+    for name in ("before.json", "after.json"):
+        assert read_scores(one / "eval" / name) == read_scores(other / "eval" / name)
+    assert (one / "summary.json").read_text() == (other / "summary.json").read_text()
+
+
+def test_a_run_leaves_what_is_documented(uninterrupted, policy_dir):
+    workdir, done = uninterrupted
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert set(summary["skills"]) == set(SKILLS)
+    keys = {"before", "after", "stderr", "n", "ungradable"}
+    for scores in (*summary["skills"].values(), summary["composite"]["bug_fixing"]):
+        assert scores.keys() == keys
+        assert scores["ungradable"] == 0
+        assert 0 <= scores["before"] <= 1 and 0 <= scores["after"] <= 1
+    # Two held-out instances, each with one task of a skill and two candidates to review.
+    assert [summary["skills"][s]["n"] for s in SKILLS] == [2, 2, 2, 2, 4]
+    assert {"mean_before", "mean_after", "mean_stderr"} <= summary.keys()
+    assert summary["heldout_families"]["skills"].keys() == set(SKILLS)
+
+    assert [row["step"] for row in read_metrics(workdir)] == list(range(STEPS))
+    learned = [row for row in read_metrics(workdir) if row["admitted_groups"]]
+    assert learned and all(abs(row["learner/mismatch_k1"]) < 1e-3 for row in learned)
+    page = (workdir / "report.html").read_text()
+    assert "judgment" in page and "Not evaluated yet" not in page
+    assert "held-out" in done.stdout or "heldout" in done.stdout
+    episodes = [e for step in range(STEPS) for e in read_episodes(workdir / "episodes" / f"train-{step:06d}.jsonl")]
+    assert len(episodes) == STEPS * 5 * 4
+    assert len(list(read_episodes(workdir / "episodes" / "eval-before.jsonl"))) == 21
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_the_exported_policy_is_the_last_checkpoint(uninterrupted, policy_dir):
+    workdir, _ = uninterrupted
+    step, trained, extra = checkpoint(workdir)
+    assert (step, extra["step"]) == (STEPS, STEPS)
+    mesh = sharding.make_mesh({}, devices=jax.devices()[:1])
+    _, exported = load_hf(workdir / "hf", mesh)
+    _, imported = load_hf(policy_dir, mesh)
+    for a, b in zip(trained, jax.tree.leaves(exported), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not all(np.array_equal(a, b) for a, b in zip(trained, jax.tree.leaves(imported), strict=True))
+
+
+def test_kill_9_at_any_moment_changes_nothing(program, flags, uninterrupted, tmp_path):
+    """Killed right after a checkpoint, then at random moments; in the end the run is the uninterrupted one."""
+    whole, done = uninterrupted
+    command = ("skillrl.main", *flags, f"--workdir={tmp_path / 'killed'}")
+    rng = random.Random(0)
+    for moment_s in (None, rng.uniform(0.1, 0.6) * done.wall_s, rng.uniform(0.1, 0.6) * done.wall_s):
+        process = program.start(*command)
+        family, started = Family(process.pid), time.monotonic()
+        while process.poll() is None:
+            family.alive()
+            if time.monotonic() - started > moment_s if moment_s else (tmp_path / "killed/checkpoints/1").exists():
+                break
+            time.sleep(0.01)
+        assert moment_s or process.poll() is None
+        assert family.kill_9(process) == set()
+    assert "going on from step" in program.complete(*command).stdout
+    assert_same_run(whole, tmp_path / "killed")
+
+
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(program, flags, uninterrupted):
+    workdir, _ = uninterrupted
+    before = (workdir / "eval" / "before.json").read_text()
+    done = program.complete("skillrl.main", *flags, f"--workdir={workdir}", f"--config.num_steps={STEPS + 1}")
+    assert f"going on from step {STEPS}" in done.stdout
+    assert checkpoint(workdir)[0] == STEPS + 1
+    assert [row["step"] for row in read_metrics(workdir)] == list(range(STEPS + 1))
+    assert (workdir / "eval" / "before.json").read_text() == before
+    assert read_scores(workdir / "eval" / "after.json")
