@@ -73,7 +73,7 @@ class EmbeddedService:
                     return address
         finally:
             watchdog.cancel()
-        code, said = self._process.wait(), self.log()
+        code, said = self._process.wait(), self.log().removeprefix("error: ")
         self.stop()
         error = {EXIT_BAD_INPUT: TaskSetError, EXIT_NO_ISOLATION: IsolationError}.get(code, SandboxError)
         raise error(f"the sandbox service did not start (exit code {code}):\n{said}")
