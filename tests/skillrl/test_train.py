@@ -142,3 +142,12 @@ def test_a_finished_run_goes_on_when_more_steps_are_asked_for(program, flags, un
     assert [row["step"] for row in read_metrics(workdir)] == list(range(STEPS + 1))
     assert (workdir / "eval" / "before.json").read_text() == before
     assert read_scores(workdir / "eval" / "after.json")
+
+
+def test_a_changed_mixture_is_refused_and_takes_nothing_away(program, flags, uninterrupted):
+    workdir, _ = uninterrupted
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    done = program.run("skillrl.main", *flags, f"--workdir={workdir}", "--config.skills.review=2")
+    assert done.code != 0
+    assert done.stderr.startswith("error: the saved mixture position belongs to other tasks, weights or another seed")
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
