@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from sandbox_service.syntax import parse
+
 _EQUALITY_METHODS = frozenset({"assertEqual", "assertEquals", "assertListEqual", "assertDictEqual", "assertTupleEqual"})
 _SUFFIXES = ("more", "cases", "edges", "values", "extra", "basics", "inputs", "paths")
 
@@ -68,13 +70,11 @@ def extra_file(
     `taken` are the paths that exist already; `folder` is where the file goes when there is nothing to copy.
     """
     rng = random.Random(seed)
-    present = {f"{path}::{name}" for path, text in sources.items() for name, _ in _tests(ast.parse(text))}
+    present = {f"{path}::{name}" for path, text in sources.items() for name, _ in _tests(parse(text))}
     choices = sorted({i.partition("[")[0] for i in test_ids} & present)
     rng.shuffle(choices)
     # The first with an equality of its own, else any.
-    choices.sort(
-        key=lambda i: not any(_equalities(f) for n, f in _tests(ast.parse(sources[_file(i)])) if n == _name(i))
-    )
+    choices.sort(key=lambda i: not any(_equalities(f) for n, f in _tests(parse(sources[_file(i)])) if n == _name(i)))
     if choices:
         path, name = _file(choices[0]), _name(choices[0])
         text = _only(plant(sources, choices[:1], seed).files[path], name)
@@ -91,7 +91,7 @@ class _Source:
     """A text, its syntax tree, and replacements of single nodes; all else keeps its place."""
 
     def __init__(self, text: str):
-        self.tree = ast.parse(text)
+        self.tree = parse(text)
         self._data = text.encode()
         self._line_starts = [0]
         for line in self._data.splitlines(keepends=True):
@@ -117,7 +117,7 @@ class _Source:
 
 
 def _has_equality(text: str, name: str) -> bool:
-    return any(_equalities(function) for n, function in _tests(ast.parse(text)) if n == name)
+    return any(_equalities(function) for n, function in _tests(parse(text)) if n == name)
 
 
 def _file(test_id: str) -> str:
@@ -224,7 +224,7 @@ def _spoil_equality(source: _Source, node: ast.Compare | ast.Call, literals: lis
 
 def _only(text: str, name: str) -> str:
     """The file with one test function left."""
-    tree = ast.parse(text)
+    tree = parse(text)
 
     def prune(body: list[ast.stmt], prefix: str) -> list[ast.stmt]:
         kept = []

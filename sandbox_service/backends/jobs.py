@@ -159,9 +159,15 @@ def _wait(pid: int) -> int:
 def _wait_and_poll(pid: int, limits: dict, tell: Callable[[str], None]) -> int | None:
     """As `_wait` on a host without control groups; None when the command has to go for its use of memory."""
     was_full = False
+    # Between two polls a burst of memory goes unseen; what each process held at its peak, the kernel tells when it is
+    # reaped. A forked child starts with the pages of this process, which the peak counts too.
+    peak_kib = limits["memory_bytes"] // 1024 + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     while True:
-        ended, status = os.waitpid(-1, os.WNOHANG)
+        ended, status, usage = os.wait4(-1, os.WNOHANG)
+        if ended and usage.ru_maxrss > peak_kib:
+            tell("memory")
+            return None
         if ended and ended != pid:
             continue
         memory, processes = _usage()

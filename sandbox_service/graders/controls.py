@@ -17,6 +17,7 @@ import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 
 from sandbox_service.graders.rewrites import FUNCTIONS, Rewriter, rename_locals
+from sandbox_service.syntax import parse
 
 _WORDS = ("note", "see below", "checked", "as before", "kept simple", "order matters", "per call", "shared")
 
@@ -28,7 +29,7 @@ def text_neutral(source: str, seed: int) -> str:
     """
     rng = random.Random(seed)
     try:
-        ast.parse(source)
+        parse(source)
         tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
     except (tokenize.TokenError, SyntaxError, ValueError):
         return source
@@ -69,8 +70,8 @@ def behaviour_preserving(source: str, seed: int, decoys: Sequence[str] = (), *, 
     """
     rng = random.Random(seed)
     try:
-        tree = ast.parse(source)
-        others = [ast.parse(d) for d in decoys if d != source]
+        tree = parse(source)
+        others = [parse(d) for d in decoys if d != source]
     except (SyntaxError, ValueError):
         return source
     taken = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {
@@ -82,7 +83,7 @@ def behaviour_preserving(source: str, seed: int, decoys: Sequence[str] = (), *, 
     for name, node in functions_of(tree):
         rename_locals(node, fresh)
         rewriter.rewrite(node, thorough)
-        dead = [ast.parse(f"{next(fresh)} = {rng.randrange(99)} {rng.choice(['<', '>=', '-', '*'])} 7").body[0]]
+        dead = [parse(f"{next(fresh)} = {rng.randrange(99)} {rng.choice(['<', '>=', '-', '*'])} 7").body[0]]
         for other in others:
             variant = dict(functions_of(other)).get(name)
             if variant is not None and ast.dump(variant) != original[name]:
@@ -90,7 +91,7 @@ def behaviour_preserving(source: str, seed: int, decoys: Sequence[str] = (), *, 
         node.body[_after_docstring(node.body) : _after_docstring(node.body)] = dead
     top = _after_imports_of_future(tree.body)
     tree.body[top:top] = rewriter.constants()
-    tree.body += _dead_statements(ast.parse(source), others, next(fresh))
+    tree.body += _dead_statements(parse(source), others, next(fresh))
     try:
         twin = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
         compile(twin, "twin", "exec")
@@ -137,7 +138,7 @@ def _after_imports_of_future(body: Sequence[ast.stmt]) -> int:
 
 def _as_dead_code(function: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> ast.stmt:
     """The function under another name, to be defined inside a function and never called."""
-    copy = ast.parse(ast.unparse(function)).body[0]
+    copy = parse(ast.unparse(function)).body[0]
     copy.name, copy.decorator_list, copy.returns = name, [], None
     for arg in ast.walk(copy.args):
         if isinstance(arg, ast.arg):
@@ -158,6 +159,6 @@ def _dead_statements(tree: ast.Module, others: Iterable[ast.Module], name: str) 
             if kept and ast.unparse(node) not in own:
                 own.add(ast.unparse(node))
                 body.append(node)
-    dead = ast.parse(f"def {name}():\n    return {len(name)}").body[0]
+    dead = parse(f"def {name}():\n    return {len(name)}").body[0]
     dead.body[:0] = body
     return [dead]

@@ -14,6 +14,7 @@ from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files, must_
 from sandbox_service.graders.paths import accepted_changes, is_test
 from sandbox_service.runner import Runner
 from sandbox_service.sentinel import plant
+from sandbox_service.syntax import parse
 
 PLANTED_PASS_TO_PASS = 3
 _COMPARISONS = frozenset(
@@ -95,7 +96,7 @@ def _comparisons(contents: Iterable[bytes | None]) -> set[str]:
     found = set()
     for data in contents:
         try:
-            tree = ast.parse(data or b"")
+            tree = parse(data or b"")
         except (SyntaxError, ValueError):
             continue
         for node in ast.walk(tree):

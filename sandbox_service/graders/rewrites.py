@@ -4,6 +4,8 @@ import ast
 import random
 from collections.abc import Iterator
 
+from sandbox_service.syntax import parse
+
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Code that can see its own local names.
@@ -70,7 +72,7 @@ class Rewriter(ast.NodeTransformer):
         function.body = [*docstring, *self._name_results(body)]
 
     def constants(self) -> list[ast.stmt]:
-        return ast.parse(f"{self._offset} = {self._base}\n{self._blank} = ''").body
+        return parse(f"{self._offset} = {self._base}\n{self._blank} = ''").body
 
     def _name_results(self, body: list[ast.stmt]) -> list[ast.stmt]:
         """`return E` as the last statement becomes `v = E; return v`."""

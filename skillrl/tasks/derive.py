@@ -7,6 +7,7 @@ import io
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from sandbox_service.syntax import parse
 from sandbox_service.tasks import (
     Environment,
     HiddenTask,
@@ -189,7 +190,7 @@ def reaching_tests(files: Mapping[str, bytes], test_roots: Iterable[str], symbol
     for path, data in files.items():
         inside = any(path == r or path.startswith(r + "/") for r in roots)
         if inside and path.endswith(".py") and name.encode() in data:
-            found |= {f"{path}::{test}" for test in _tests_reaching(ast.parse(data), name)}
+            found |= {f"{path}::{test}" for test in _tests_reaching(parse(data), name)}
     return found
 
 
@@ -237,7 +238,7 @@ def without_tests(files: Mapping[str, bytes], test_ids: Iterable[str]) -> dict[s
 
 
 def _remove_functions(text: str, names: Collection[str]) -> str | None:
-    tree = ast.parse(text)
+    tree = parse(text)
     spans, kept = [], 0
     for node in tree.body:
         prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""

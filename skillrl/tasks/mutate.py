@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sandbox_service.syntax import parse
+
 OPERATORS = (
     "return_none",
     "cmp_flip",
@@ -92,7 +94,7 @@ _METHODS = {
 def sites(source: str) -> tuple[Site, ...]:
     """All mutation sites of a module, in source order. Raises SyntaxError when it does not parse."""
     finder = _Finder(source)
-    finder.visit(ast.parse(source))
+    finder.visit(parse(source))
     kept = {}
     for site in finder.found:
         kept.setdefault((site.start, site.end, site.replacement), site)
@@ -138,7 +140,7 @@ def _parse_function(lines: bytes) -> str | None:
     """The syntax tree of one function's whole lines, as text; None when they do not parse."""
     prefix = b"if 1:\n" if lines[:1] in (b" ", b"\t") else b""
     try:
-        return ast.dump(ast.parse(prefix + lines))
+        return ast.dump(parse(prefix + lines))
     except (SyntaxError, ValueError):
         return None
 

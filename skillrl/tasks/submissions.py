@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sandbox_service.graders.base import Submission
+from sandbox_service.syntax import parse
 from sandbox_service.tasks import Environment, HiddenTask, Instance, apply_overlay, gold_overlay
 from skillrl.tasks.derive import CANDIDATE_PATH, changed_lines, without_tests
 from skillrl.types import Task
@@ -144,7 +145,7 @@ def _without(files: Mapping[str, bytes], path: str, names: set[str]) -> str:
 def _test_names(text: str) -> set[str]:
     """`test_x` and `TestY::test_x` of a test file."""
     names = set()
-    for node in ast.parse(text).body:
+    for node in parse(text).body:
         if isinstance(node, ast.ClassDef):
             names |= {f"{node.name}::{n.name}" for n in node.body if _is_test_function(n)}
         elif _is_test_function(node):

@@ -1,6 +1,5 @@
 """Gets a source distribution by name, version and digest, and turns it into a clean tree of files."""
 
-import ast
 import hashlib
 import io
 import re
@@ -12,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
+
+from sandbox_service.syntax import parse
 
 MAX_FILE_BYTES = 4 << 20
 MAX_TREE_BYTES = 64 << 20
@@ -229,7 +230,7 @@ _NOT_MUTATED = {"_version.py", "__about__.py", "__main__.py", "conftest.py", "_c
 
 def _parses(data: bytes) -> bool:
     try:
-        ast.parse(data.decode("utf-8"))
+        parse(data.decode("utf-8"))
     except (SyntaxError, ValueError):
         return False
     return True

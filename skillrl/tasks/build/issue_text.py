@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sandbox_service.syntax import parse
+
 MAX_EXAMPLES = 2
 MAX_EXAMPLE_CHARACTERS = 120
 
@@ -125,7 +127,7 @@ def contract(source: str, symbol: str, examples: Iterable[tuple[Call, Answer]]) 
 
 def find(source: str, symbol: str) -> ast.FunctionDef | ast.AsyncFunctionDef:
     """The function of that qualified name. Raises KeyError."""
-    body = ast.parse(source).body
+    body = parse(source).body
     *owners, name = symbol.split(".")
     for owner in owners:
         body = next((n.body for n in _definitions(body, ast.ClassDef) if n.name == owner), [])

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Template
 
+from sandbox_service.syntax import parse
 from sandbox_service.tasks import Overlay, apply_overlay
 from skillrl.tasks import mutate
 from skillrl.tasks.derive import Texts
@@ -243,7 +244,7 @@ def _places(rng: random.Random, split: str, repository: Repository) -> list[Plan
 
 def _contract(source: str, symbol: str) -> tuple[str, str]:
     """Signature and docstring of a function or method."""
-    scope = ast.parse(source).body
+    scope = parse(source).body
     for name in symbol.split("."):
         node = next(n for n in scope if getattr(n, "name", None) == name)
         scope = node.body
