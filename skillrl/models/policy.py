@@ -5,7 +5,6 @@ heads, K key/value heads, G query heads per key/value head, H head width, F feed
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +15,13 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from skillrl import sharding
+from skillrl.models.attention import cached_attention, packed_attention
 from skillrl.models.cache import KVCache
 from skillrl.models.config import ModelConfig
+from skillrl.models.layers import project, rms_norm, rotary, rotate
 
 # Nested dict of arrays, as `split` gives it.
 Params = dict[str, Any]
-
-_MASKED = -1e30  # finite: a row without any key must stay finite too
-_QUERY_BLOCK = 64
-_READ_LENGTHS = 8
 
 
 def _weight(key: jax.Array, cfg: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int) -> nnx.Param:
@@ -34,120 +31,6 @@ def _weight(key: jax.Array, cfg: ModelConfig, shape: tuple[int, ...], axes: tupl
 
 def _scale(cfg: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
     return nnx.Param(jnp.ones(shape, cfg.param_dtype), axes=axes)
-
-
-@jax.custom_vjp
-def project(x_BTD: Array, w_DX: Array) -> Array:
-    """x w over the last axis of x and the first of w; w may have several output axes.
-
-    The gradient of w is taken as x^T g. JAX's own rule takes (g^T x)^T; where g is wider than x the transposed copy
-    of g was measured to be the most expensive operation of a training step on CPU.
-    """
-    return jnp.tensordot(x_BTD, w_DX, 1)
-
-
-def _project_forward(x_BTD, w_DX):
-    return project(x_BTD, w_DX), (x_BTD, w_DX)
-
-
-def _project_backward(saved, g_BTX):
-    x_BTD, w_DX = saved
-    outputs = tuple(range(1, w_DX.ndim))
-    grad_x_BTD = jnp.tensordot(g_BTX, w_DX, (tuple(axis + 1 for axis in outputs), outputs))
-    return grad_x_BTD, jnp.tensordot(x_BTD, g_BTX, ((0, 1), (0, 1)))
-
-
-project.defvjp(_project_forward, _project_backward)
-
-
-def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, " D"], eps: float) -> Float[Array, "*B D"]:
-    """Root-mean-square normalisation over the last axis in float32 (arXiv:1910.07467)."""
-    x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    return (x32 * scale).astype(x.dtype)
-
-
-def rotary(positions: Int[Array, "B T"], head_dim: int, theta: float) -> tuple[Array, Array]:
-    """Cosines and sines [B, T, 1, head_dim / 2] of the rotary angles (arXiv:2104.09864)."""
-    frequencies = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    # The barrier keeps them tables: fused into every layer, forward and backward, they cost more than attention on CPU.
-    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
-
-
-def rotate(x: Float[Array, "B T N H"], rotation: tuple[Array, Array]) -> Float[Array, "B T N H"]:
-    """Turns the pairs (i, i + H / 2) of each head by the angles of its position."""
-    cos, sin = rotation
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
-
-
-def attend(
-    q: Float[Array, "B K G Q H"], k: Float[Array, "B K H S"], v: Float[Array, "B K S H"], mask: Array
-) -> Float[Array, "B K G Q H"]:
-    """Softmax attention in float32; `mask` [B, Q, S] is True where a query may look. Used by both paths.
-
-    A single query is a matrix-vector product: written as multiply and sum it is fused with the mask and the softmax.
-    """
-    q = q * q.shape[-1] ** -0.5
-    if q.shape[3] == 1:
-        scores = (q[:, :, :, 0, :, None] * k[:, :, None]).astype(jnp.float32).sum(axis=-2)[:, :, :, None]
-    else:
-        scores = jnp.einsum("bkgqh,bkhs->bkgqs", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores, _MASKED)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    # Normalising the output instead of the weights saves a pass over [Q, S], forward and backward.
-    out = jnp.einsum("bkgqs,bksh->bkgqh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (out / weights.sum(axis=-1, keepdims=True)).astype(q.dtype)
-
-
-def packed_attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
-    segment_ids: Int[Array, "B T"],
-) -> Float[Array, "B T N H"]:
-    """Causal attention within each segment, over blocks of queries so that most of the upper triangle is never made."""
-    batch, length, heads, width = q.shape
-    groups = heads // k.shape[2]
-    q = q.reshape(batch, length, k.shape[2], groups, width).transpose(0, 2, 3, 1, 4)
-    k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-    index = jnp.arange(length)
-    block = max(_QUERY_BLOCK, -(-length // 16))
-    outs = []
-    for start in range(0, length, block):
-        end = min(start + block, length)
-        same = segment_ids[:, start:end, None] == segment_ids[:, None, :end]
-        mask = same & (index[start:end, None] >= index[None, :end])
-        outs.append(attend(q[:, :, :, start:end], k[..., :end], v[:, :, :end], mask))
-    out = outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=3)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
-
-
-def cached_attention(
-    q: Float[Array, "B C N H"],
-    k: Float[Array, "B K H S"],
-    v: Float[Array, "B K S H"],
-    positions: Int[Array, "B C"],
-) -> Float[Array, "B C N H"]:
-    """Attention of new tokens over the cache at positions up to their own.
-
-    Only the smallest of a few static lengths that holds every position is read: time follows the longest row in
-    use, not the capacity.
-    """
-    batch, count, heads, width = q.shape
-    kv_heads, capacity = k.shape[1], k.shape[-1]
-    q = q.reshape(batch, count, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)
-    step = 128 * max(1, math.ceil(capacity / (128 * _READ_LENGTHS)))
-
-    def over(end, q, k, v):
-        mask = jnp.arange(end) <= positions[..., None]
-        return attend(q, k[..., :end], v[:, :, :end], mask)
-
-    branches = [functools.partial(over, min(end, capacity)) for end in range(step, capacity + step, step)]
-    longest = jnp.clip(positions.max(), 0, capacity - 1)
-    out = jax.lax.switch(longest // step, branches, q, k, v)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, count, heads, width)
 
 
 class Blocks(nnx.Module):

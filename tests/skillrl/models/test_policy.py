@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from skillrl import sharding
+from skillrl.models import attention, layers
 from skillrl.models import policy as models
 from skillrl.models.cache import KVCache
 from skillrl.models.config import ModelConfig, variant
@@ -45,24 +46,24 @@ def _tokens(rows, length, seed=0):
 
 
 def test_rms_norm_by_hand():
-    got = models.rms_norm(jnp.array([3.0, 4.0]), jnp.array([1.0, 2.0]), 0.0)  # root mean square = sqrt(12.5)
+    got = layers.rms_norm(jnp.array([3.0, 4.0]), jnp.array([1.0, 2.0]), 0.0)  # root mean square = sqrt(12.5)
     np.testing.assert_allclose(got, [3 / 12.5**0.5, 8 / 12.5**0.5], rtol=1e-6)
 
 
 def test_rotation_by_hand_and_relative():
-    cos, sin = models.rotary(jnp.array([[0, 1]]), 4, 10_000.0)
+    cos, sin = layers.rotary(jnp.array([[0, 1]]), 4, 10_000.0)
     np.testing.assert_allclose(cos[0, :, 0], [[1, 1], np.cos([1, 0.01])], rtol=1e-6)
     np.testing.assert_allclose(sin[0, :, 0], [[0, 0], np.sin([1, 0.01])], rtol=1e-6)
     x = jnp.array([1.0, 2, 3, 4]).reshape(1, 1, 1, 4)
     turn = np.array([np.pi / 2, np.pi])
-    got = models.rotate(x, (np.cos(turn), np.sin(turn)))
+    got = layers.rotate(x, (np.cos(turn), np.sin(turn)))
     np.testing.assert_allclose(got.ravel(), [-3, -2, 1, -4], atol=1e-5)  # (1, 3) by a quarter, (2, 4) by a half turn
 
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
     def dot(a, b):
-        at = [models.rotary(jnp.array([[p]]), 8, 100.0) for p in (a, b)]
-        return (models.rotate(q, at[0]) * models.rotate(k, at[1])).sum()
+        at = [layers.rotary(jnp.array([[p]]), 8, 100.0) for p in (a, b)]
+        return (layers.rotate(q, at[0]) * layers.rotate(k, at[1])).sum()
 
     np.testing.assert_allclose(dot(7, 3), dot(104, 100), rtol=1e-3)
 
@@ -84,10 +85,10 @@ def test_attention_by_hand():
     q = jnp.array([1.0, 2.0]).reshape(1, 1, 1, 2, 1) * jnp.array([1.0, 0, 0, 0])
     k = jnp.array([[0.0, 2.0]] + [[0.0, 0.0]] * 3).reshape(1, 1, 4, 2)
     v = jnp.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]).reshape(1, 1, 2, 4)
-    out = models.attend(q, k, v, jnp.array([[[True, False], [True, True]]]))[0, 0, 0]
+    out = attention.attend(q, k, v, jnp.array([[[True, False], [True, True]]]))[0, 0, 0]
     p = np.exp(2) / (1 + np.exp(2))
     np.testing.assert_allclose(out, [[1, 0, 0, 0], [1 - p, p, 0, 0]], rtol=1e-6)
-    one = models.attend(q[:, :, :, 1:], k, v, jnp.array([[[True, True]]]))[0, 0, 0]  # the single-query form
+    one = attention.attend(q[:, :, :, 1:], k, v, jnp.array([[[True, True]]]))[0, 0, 0]  # the single-query form
     np.testing.assert_allclose(one, out[1:], rtol=1e-6)
 
 
