@@ -5,12 +5,16 @@ WORKDIR ?= runs/demo
 TORCH ?= torch==2.13.0
 PYTHON_IN_VENV = $(VENV)/bin/python
 
-.PHONY: demo test check setup-demo setup-test
+.PHONY: demo test test-deep check setup-demo setup-test setup-deep
 demo: setup-demo
 	$(PYTHON_IN_VENV) -m skillrl.main --config=configs/tiny.py --workdir=$(WORKDIR)
 
 test: setup-test
 	$(PYTHON_IN_VENV) -m pytest
+
+# What needs the TPU compiler or minutes: every shipped config compiled for its slice, without any TPU.
+test-deep: setup-deep
+	$(PYTHON_IN_VENV) -m pytest -m deep
 
 check: setup-test
 	$(VENV)/bin/ruff check .
@@ -21,3 +25,6 @@ setup-demo:
 
 setup-test:
 	@launch/setup.sh $(VENV) cpu,hf,dev $(TORCH)
+
+setup-deep:
+	@launch/setup.sh $(VENV) cpu,hf,dev,compile $(TORCH)

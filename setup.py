@@ -41,6 +41,8 @@ setup(
         "cpu": ["jax>=0.9", *JAX],
         "tpu": ["jax[tpu]>=0.9", *JAX],
         "cuda": ["jax[cuda13]>=0.9", *JAX],
+        # The TPU compiler, for `python -m skillrl.compile` on a machine without a TPU.
+        "compile": ["libtpu>=0.0.42"],
         "docker": ["docker>=7.1"],
         "hf": ["transformers>=5.0"],
         "dev": ["beartype>=0.20", "grpcio-tools==1.74.0", "hypothesis>=6.130", "ruff>=0.13"],
