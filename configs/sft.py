@@ -16,7 +16,7 @@ def get_config(arg: str = ""):
     c = common.base_config()
     c.program = "sft"
     c.policy.source = "init:tiny"
-    c.world.update(dict(seed=1, train=16 if arg.smoke else 200, heldout_repositories=0, heldout_families=0))
+    c.world.update(dict(seed=1, train=16 if arg.smoke else 300, heldout_repositories=0, heldout_families=0))
     c.sft.update(dict(warmup_tokens=0 if arg.smoke else 2_000_000, episodes_per_step=12 if arg.smoke else 36))
     c.num_steps = 4 if arg.smoke else 3000
     c.loss.loss = "sft"
