@@ -33,7 +33,11 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     honest = False
     if passed:
         files, expected = await _sentinel(bench)
-        honest = must_fail(await bench.run_complete({**accepted, **files}, bench.known_paths, buggy=True), expected)
+        for _ in range(2):  # what came to its end a moment ago may be stopped by a host under load
+            wrong = await bench.run_complete({**accepted, **files}, bench.known_paths, buggy=True)
+            if wrong.reported:
+                break
+        honest = must_fail(wrong, expected)
     else:
         await _check_gold(bench)
     components = {

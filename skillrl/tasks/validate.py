@@ -126,8 +126,11 @@ class Validator:
         environment = self._set.environment_of(instance)
         for where in leaks(public, task, instance, files):
             self.report.fail(task.task_id, f"leak: {where}")
-        skill.gold_max += await self._always(task, "gold", gold(task, instance, files), best)
-        skill.null_min += await self._always(task, "null", null(task), worst)
+        # Awaited before it is added: another task adds to the same count meanwhile.
+        gold_is_best = await self._always(task, "gold", gold(task, instance, files), best)
+        null_is_worst = await self._always(task, "null", null(task), worst)
+        skill.gold_max += gold_is_best
+        skill.null_min += null_is_worst
         for policy, handed, is_wrong in trivial(task, instance, files, environment):
             reward, detail = await self._reward(task, handed)
             if reward is None or (is_wrong and reward != worst):

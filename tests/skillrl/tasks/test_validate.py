@@ -166,7 +166,8 @@ def test_bad_input_gives_one_clear_line(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     writer = TaskSetWriter("world")
-    generate(5, 0, 0, "train").add_to(writer)
+    for index in range(2):
+        generate(5, index, 0, "train").add_to(writer)
     folder = tmp_path_factory.mktemp("world")
     writer.write(folder)
     return folder
@@ -176,9 +177,9 @@ def world(tmp_path_factory):
 def test_a_sound_set_is_proven(world, capsys):
     assert validation.main([str(world), "--repeats=2"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert report["tasks"] == len(read_task_set(world).tasks) == 7 and report["failures"] == {}
+    assert report["tasks"] == len(read_task_set(world).tasks) == 14 and report["failures"] == {}
     for skill, row in report["skills"].items():
-        assert row["gold_max"] == row["null_min"] == row["tasks"] == (2 if skill == "review" else 1)
+        assert row["gold_max"] == row["null_min"] == row["tasks"] == (4 if skill == "review" else 2)
     # Paired candidates: a constant verdict earns exactly chance.
     assert report["skills"]["review"]["trivial"] == {"always YES": 0.5, "always NO": 0.5}
 
