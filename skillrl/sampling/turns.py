@@ -18,5 +18,7 @@ class Sampled:
     logprobs: np.ndarray  # float32 [N]
     # Policy version that sampled each token; -1 where no policy did.
     versions: np.ndarray  # int32 [N]
-    # True when the turn ended with the stop token, False when its budget ran out.
+    # True when the turn ended with a stop token, False when its budget ran out.
     stopped: bool
+    # Log-probability over what top-k and top-p left of the vocabulary; None where they left all of it.
+    support_logprobs: np.ndarray | None = None  # float32 [N]
