@@ -154,7 +154,7 @@ def make_engine(config: ConfigDict, policy: Policy, params: models.Params, versi
     return Engine(
         policy.cfg,
         params,
-        stop_id=policy.chat.stop_id,
+        stop_ids=policy.chat.stop_ids,
         rows=config.rollout.rows,
         max_tokens=config.rollout.max_tokens,
         mesh=policy.mesh,

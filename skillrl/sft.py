@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rich.progress import Progress
 
 from skillrl import export, setup, sharding
-from skillrl.chat import CompactChat, Final, Message, ToolCall, ToolResult, User
+from skillrl.chat import CompactChat, Final, Message, ToolCall, ToolResult, User, render
 from skillrl.checkpoint import Checkpoints
 from skillrl.demonstrators import CAREFUL, HASTY, Steps
 from skillrl.evaluate import score_of
@@ -155,9 +155,8 @@ class Trajectories:
 
     def _renamed(self, episode: Episode, rng: random.Random) -> Episode:
         texts = renamed(episode.task.skill, [turn.text for turn in episode.turns], rng)
-        ids, mask = self._chat.render(
-            [_message(turn.role, text) for turn, text in zip(episode.turns, texts, strict=True)]
-        )
+        messages = [_message(turn.role, text) for turn, text in zip(episode.turns, texts, strict=True)]
+        ids, mask = render(self._chat, messages)
         return dataclasses.replace(
             episode,
             tokens=np.array(ids, np.int32),

@@ -67,7 +67,7 @@ class Engine:
         cfg: ModelConfig,
         params: Params,
         *,
-        stop_id: int,
+        stop_ids: tuple[int, ...],
         rows: int,
         max_tokens: int,
         mesh: Mesh | None = None,
@@ -80,7 +80,7 @@ class Engine:
         self._counters = Counters()
         # Shapes of the calls made so far: each one is a compilation.
         self.compiled: set[tuple[int, ...]] = set()
-        self._cfg, self._params, self._mesh, self._stop_id = cfg, params, mesh, stop_id
+        self._cfg, self._params, self._mesh, self._stop_ids = cfg, params, mesh, stop_ids
         self._cache: KVCache | None = None
         self._free = collections.deque(range(self.rows))
         self._held: dict[int, _Row] = {}
@@ -217,7 +217,7 @@ class Engine:
                 jax.block_until_ready(self._cache)
             else:
                 self._cache, out = step.decode(
-                    self._cfg, self.shapes.decode_steps, self._stop_id, params, cache, *plan.arrays()
+                    self._cfg, self.shapes.decode_steps, self._stop_ids, params, cache, *plan.arrays()
                 )
                 out = jax.device_get(out)
         self.compiled.add(plan.shape)

@@ -81,11 +81,11 @@ def prefill(
     return _put(cache, rows_A, part)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "max_steps", "stop_id"), donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames=("cfg", "max_steps", "stop_ids"), donate_argnames="cache")
 def decode(
     cfg: ModelConfig,
     max_steps: int,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
     params: Params,
     cache: KVCache,
     rows_A: Int[Array, " A"],
@@ -98,7 +98,7 @@ def decode(
 ) -> tuple[KVCache, Decoded]:
     """Samples up to `max_steps` tokens a row, from the row's last token (at `positions_A`, not yet in the cache).
 
-    A row ends with the stop token, with its budget (0 for padding), or when its logits are not finite. The call
+    A row ends with a stop token, with its budget (0 for padding), or when its logits are not finite. The call
     ends with its last row, or once no more than `min_active` rows are left.
     """
     policy = merge(cfg, params)
@@ -115,7 +115,7 @@ def decode(
         new_A, logprobs_A, finite_A = sample(policy.logits(hidden_A1D[:, 0]), seeds_A, at_A + 1, temperatures_A)
         kept_A = active_A & finite_A
         counts_A = out.counts_A + kept_A
-        stopped_A = out.stopped_A | (kept_A & (new_A == stop_id))
+        stopped_A = out.stopped_A | (kept_A & jnp.isin(new_A, jnp.asarray(stop_ids, new_A.dtype)))
         out = Decoded(
             out.tokens_AK.at[:, out.steps].set(new_A),
             out.logprobs_AK.at[:, out.steps].set(logprobs_A),
