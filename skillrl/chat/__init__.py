@@ -6,15 +6,22 @@ stream that it learns from. The loss falls on what the policy sampled, its stop 
 """
 
 from skillrl.chat.base import ChatError, ChatFormat, Final, Malformed, Message, ToolCall, ToolResult, User, render
+from skillrl.chat.calls import CALL_FORMATS
 from skillrl.chat.compact import CompactChat
+from skillrl.chat.template import TemplateChat
+
+# What `policy.chat` may name.
+FORMATS = ("compact", *(calls.name for calls in CALL_FORMATS))
 
 __all__ = [
+    "FORMATS",
     "ChatError",
     "ChatFormat",
     "CompactChat",
     "Final",
     "Malformed",
     "Message",
+    "TemplateChat",
     "ToolCall",
     "ToolResult",
     "User",
