@@ -35,7 +35,10 @@ def base_config() -> ConfigDict:
     c.num_steps = 500
 
     # Where the policy comes from: "hf:DIR" imports a Hugging Face folder, "init:VARIANT" starts from random weights.
-    c.policy = ConfigDict(dict(source="init:tiny", tokenizer="", dtype="float32"))
+    # tokenizer: a SentencePiece model or a folder with the tokenizer and chat template of an instruct model; "" is that
+    # of the source. chat: how messages are written (skillrl.chat.FORMATS); "" is what the tokenizer's folder holds.
+    # thinking: handed to the chat template as enable_thinking.
+    c.policy = ConfigDict(dict(source="init:tiny", tokenizer="", chat="", thinking=True, dtype="float32"))
     # Devices along each axis; -1 takes all that remain.
     c.mesh = ConfigDict(dict(data=1, fsdp=-1, expert=1, context=1, tensor=1))
 

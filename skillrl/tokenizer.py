@@ -223,7 +223,7 @@ def _auto_tokenizer(folder: Path):
     try:
         from transformers import AutoTokenizer
     except ImportError as e:
-        raise ImportError(f"reading the tokenizer in {folder} needs transformers: pip install 'skillrl[hf]'") from e
+        raise RuntimeError(f"reading the tokenizer in {folder} needs transformers: pip install 'skillrl[hf]'") from e
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as e:
