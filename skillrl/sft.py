@@ -69,7 +69,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     batches = Trajectories(config, trajectories, CompactChat(tokenizer))
     state = train("imitating", state, config.num_steps, batches.draw)
     shutil.rmtree(workdir / "hf", ignore_errors=True)
-    export.export(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, _card(config, state))
+    card = export.model_card(cfg, workdir, int(state.step))
+    export.export(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, card)
 
 
 def _train_tokenizer(config: ConfigDict, trajectories: Sequence[Episode], path: Path) -> SentencePieceTokenizer:
@@ -78,14 +79,6 @@ def _train_tokenizer(config: ConfigDict, trajectories: Sequence[Episode], path: 
     texts = [turn.text for e in trajectories for turn in e.turns]
     words = [word for kind in NAME_KINDS for word in WORDS[kind]]
     return SentencePieceTokenizer.train(texts, path, config.sft.vocab_size, words)
-
-
-def _card(config: ConfigDict, state) -> str:
-    return (
-        f"Warm start of skillrl: {int(state.step)} supervised steps of {config.learner.micro_rows} x "
-        f"{config.packing.row_tokens} tokens, seed {config.seed}. Command: "
-        "python -m skillrl.main --config=configs/sft.py --workdir=DIR\n"
-    )
 
 
 # Demonstrations.
