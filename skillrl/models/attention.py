@@ -15,8 +15,7 @@ from skillrl.models.remat import ATTENTION_OUTPUT
 _MASKED = -1e30  # finite: a row without any key must stay finite too
 _QUERY_BLOCK = 64
 _READ_LENGTHS = 8
-# Names of `ModelConfig.attention`, and the one that "auto" means on each platform.
-KERNELS = ("auto", "jnp", "splash", "triton")
+# What "auto" means on each platform.
 _KERNELS = {"tpu": "splash", "gpu": "triton", "cpu": "jnp"}
 
 

@@ -5,14 +5,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from skillrl import sharding
 from skillrl.models import moe
 from skillrl.models.config import ModelConfig
 from skillrl.models.layers import gated_mlp, project, rms_norm
-from skillrl.models.remat import ATTENTION_OUTPUT
 from skillrl.models.rope import rotate
 
 
@@ -77,7 +75,7 @@ class Blocks(nnx.Module):
             k_BTKH = rms_norm(k_BTKH, self.k_norm_H[...], cfg.norm_eps)
         q_BTNH = sharding.constrain(rotate(q_BTNH, rotation), "batch", tokens, "heads", None)
         k_BTKH = sharding.constrain(rotate(k_BTKH, rotation), "batch", tokens, "kv_heads", None)
-        heads_BTNH = checkpoint_name(attention(q_BTNH, k_BTKH, v_BTKH), ATTENTION_OUTPUT)
+        heads_BTNH = attention(q_BTNH, k_BTKH, v_BTKH)
         x_BTD = x_BTD + jnp.einsum("btnh,nhd->btd", heads_BTNH, self.o_NHD[...].astype(dtype))
         x_BTD = sharding.constrain(x_BTD, "batch", tokens, None)
         y_BTD = rms_norm(x_BTD, self.mlp_norm_D[...], cfg.norm_eps)

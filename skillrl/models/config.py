@@ -8,6 +8,7 @@ _CHOICES = {
     "family": FAMILIES,
     "rope_type": ("default", "llama3", "yarn"),
     "router": ("softmax", "sigmoid"),
+    "attention": ("auto", "jnp", "splash", "triton"),
     "remat": ("none", "full", "dots", "attention", "offload"),
 }
 
@@ -64,6 +65,8 @@ class ModelConfig:
     param_dtype: str = "float32"
     # Of matrix products and activations; norms, softmax, logits and log-probabilities are always float32.
     dtype: str = "float32"
+    # Kernel of packed rows: "splash" is for TPUs, "triton" for GPUs, "auto" the one for the platform.
+    attention: str = "auto"
     # What the backward pass keeps of each layer's activations; one of models/remat.py POLICIES.
     remat: str = "none"
     # Layers unrolled into one loop body. All of them is fastest for small models, 1 compiles fastest for deep ones.

@@ -53,13 +53,17 @@ class Policy(nnx.Module):
         """Final hidden states of packed rows; a token sees the earlier tokens of its own segment."""
         rotation = rotary(positions_BT, self.cfg)
         x_BTD = self._embed(tokens_BT, "tokens")
+
+        def attention(q_BTNH, k_BTKH, v_BTKH):
+            return packed_attention(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, self.cfg.attention)
+
         for blocks in self._stacks():
             graphdef, stacked = nnx.split(blocks)
 
             def layer(x_BTD, params, graphdef=graphdef):
                 x_BTD = checkpoint_name(x_BTD, LAYER_INPUT)
                 block = nnx.merge(graphdef, params)
-                return block(x_BTD, rotation, lambda q, k, v: packed_attention(q, k, v, segment_ids_BT)), None
+                return block(x_BTD, rotation, attention), None
 
             x_BTD, _ = jax.lax.scan(
                 remat(layer, self.cfg.remat), x_BTD, stacked, unroll=min(self.cfg.unroll, blocks.layers)
