@@ -108,6 +108,11 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[name] for name in RULES["batch"])
 
 
+def token_shards(mesh: Mesh) -> int:
+    """Number of parts into which each row of a batch is split; the row length must be a multiple of it."""
+    return math.prod(mesh.shape[name] for name in RULES["tokens"])
+
+
 def check_divides(name: str, shape: Sequence[int], logical: Sequence[str | None], mesh: Mesh) -> None:
     """Raises ShardingError if a sharded dimension of the array `name` is no multiple of its mesh axes."""
     for size, axis in zip(shape, logical, strict=True):

@@ -20,6 +20,7 @@ from skillrl.models.blocks import Blocks, MoeBlocks, scale, weight
 from skillrl.models.cache import KVCache
 from skillrl.models.config import ModelConfig
 from skillrl.models.layers import rms_norm
+from skillrl.models.lora import merge_layer
 from skillrl.models.remat import LAYER_INPUT, remat
 from skillrl.models.rope import rotary
 
@@ -48,25 +49,39 @@ class Policy(nnx.Module):
         return merge(cfg, init(jax.random.key(seed)))
 
     def __call__(
-        self, tokens_BT: Int[Array, "B T"], positions_BT: Int[Array, "B T"], segment_ids_BT: Int[Array, "B T"]
+        self,
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        segment_ids_BT: Int[Array, "B T"],
+        adapters: Params | None = None,
     ) -> Float[Array, "B T D"]:
-        """Final hidden states of packed rows; a token sees the earlier tokens of its own segment."""
+        """Final hidden states of packed rows; a token sees the earlier tokens of its own segment.
+
+        `adapters` (skillrl/models/lora.py) are added to the weights of each layer as it is computed.
+        """
+        adapters = adapters or {}
         rotation = rotary(positions_BT, self.cfg)
         x_BTD = self._embed(tokens_BT, "tokens")
 
         def attention(q_BTNH, k_BTKH, v_BTKH):
             return packed_attention(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, self.cfg.attention)
 
-        for blocks in self._stacks():
+        for name, blocks in self._stacks().items():
             graphdef, stacked = nnx.split(blocks)
 
             def layer(x_BTD, params, graphdef=graphdef):
                 x_BTD = checkpoint_name(x_BTD, LAYER_INPUT)
+                params, adapters_of_layer = params
+                if adapters_of_layer:
+                    params = merge_layer(nnx.to_pure_dict(params), adapters_of_layer, adapters["scale"])
                 block = nnx.merge(graphdef, params)
                 return block(x_BTD, rotation, attention), None
 
             x_BTD, _ = jax.lax.scan(
-                remat(layer, self.cfg.remat), x_BTD, stacked, unroll=min(self.cfg.unroll, blocks.layers)
+                remat(layer, self.cfg.remat),
+                x_BTD,
+                (stacked, adapters.get(name, {})),
+                unroll=min(self.cfg.unroll, blocks.layers),
             )
         return rms_norm(x_BTD, self.final_norm_D[...], self.cfg.norm_eps)
 
@@ -92,7 +107,7 @@ class Policy(nnx.Module):
 
         x_BCD = self._embed(tokens_BC, None)
         # A loop over layers, not a scan: scanning would copy every layer's cache in each step.
-        for blocks in self._stacks():
+        for blocks in self._stacks().values():
             graphdef, stacked = nnx.split(blocks)
             for layer in range(blocks.layers):
                 block = nnx.merge(graphdef, jax.tree.map(lambda p, layer=layer: p[layer], stacked))
@@ -113,9 +128,9 @@ class Policy(nnx.Module):
         x_BTD = jnp.take(table_VD, tokens_BT, axis=0, mode="clip").astype(self.cfg.dtype)
         return sharding.constrain(x_BTD, "batch", tokens_axis, None)
 
-    def _stacks(self) -> list[Blocks]:
+    def _stacks(self) -> dict[str, Blocks]:
         """The stacks of layers in their order: dense ones, then those with experts."""
-        return [getattr(self, name) for name in ("blocks", "moe_blocks") if hasattr(self, name)]
+        return {name: getattr(self, name) for name in ("blocks", "moe_blocks") if hasattr(self, name)}
 
 
 def split(policy: Policy) -> Params:

@@ -38,13 +38,9 @@ def batch(episodes, advantages):
 
 def _gradient(learner, batch, params=None):
     """Accumulated gradient and loss of one update, before the optimizer."""
-    with jax.set_mesh(learner.mesh):
-        params = learner.init(0).params if params is None else params
-        grads, loss = learner._zeros(), 0.0
-        for micro in learner._micro_batches(batch):
-            grads, sums = learner._gradient(params, grads, micro, jnp.float32(1))
-            loss += float(sums["loss"])
-    return jax.device_get(grads), loss
+    params = learner.init(0).params if params is None else params
+    grads, sums = learner._batch_gradient((params, {}), batch, {}, 1.0)
+    return jax.device_get(grads), float(sums["loss"])
 
 
 def _assert_close(left, right, atol=2e-6):
