@@ -72,7 +72,19 @@ def base_config() -> ConfigDict:
     # Fields of skillrl.rl.losses.LossConfig and skillrl.rl.learner.LearnerConfig.
     c.loss = ConfigDict(dict(loss="grpo", clip_low=0.2, clip_high=0.28, kl_coef=0.0, importance_cap=2.0))
     c.learner = ConfigDict(
-        dict(learning_rate=1e-6, warmup_steps=10, weight_decay=0.0, max_grad_norm=1.0, micro_rows=8, epochs=1)
+        dict(
+            learning_rate=1e-6,
+            warmup_steps=10,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            micro_rows=8,
+            epochs=1,
+            logprob_chunk=128,
+            first_moment_dtype="float32",
+            optimizer_memory="device",
+            lora_rank=0,
+            lora_alpha=32.0,
+        )
     )
     # Tokens of a packed row; denominators of the loss ("skill_token_mean", "token_mean", "sequence_mean").
     # `rows` is used by the warm-up of the supervised program alone.

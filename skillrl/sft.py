@@ -70,7 +70,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     state = train("imitating", state, config.num_steps, batches.draw)
     shutil.rmtree(workdir / "hf", ignore_errors=True)
     card = export.model_card(cfg, workdir, int(state.step))
-    export.export(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, card)
+    export.export(workdir / "hf", cfg, learner.policy_params(state), workdir / setup.TOKENIZER_FILE, card)
 
 
 def _train_tokenizer(config: ConfigDict, trajectories: Sequence[Episode], path: Path) -> SentencePieceTokenizer:

@@ -97,7 +97,7 @@ def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task]) -> Run:
         # Of an earlier, shorter run.
         (workdir / "eval" / "after.json").unlink(missing_ok=True)
     setup.keep_tokenizer(policy.tokenizer_file, workdir)
-    engine = setup.make_engine(config, policy, state.params, version=int(state.version))
+    engine = setup.make_engine(config, policy, learner.policy_params(state), version=int(state.version))
     return Run(config, workdir, tasks, policy, learner, state, mixture, engine, checkpoints, step)
 
 
@@ -158,7 +158,7 @@ async def _train_step(run: Run) -> dict[str, float]:
         # In a thread: the client's lease renewals go on meanwhile.
         run.state, update = await asyncio.to_thread(run.learner.update, run.state, batch)
         scalars |= {f"learner/{name}": value for name, value in update.items()}
-        await run.engine.update(run.state.params, int(run.state.version))
+        await run.engine.update(run.learner.policy_params(run.state), int(run.state.version))
     tokens = sum(int(e.loss_mask.sum()) for g in played for e in g)
     scalars |= run.mixture.metrics() | {f"sampler/{k}": v for k, v in run.engine.counters().items()}
     return scalars | {
@@ -232,7 +232,7 @@ def _finish(run: Run) -> None:
         print(evaluate.table(summary))
     shutil.rmtree(workdir / "hf", ignore_errors=True)
     card = export.model_card(run.policy.cfg, workdir, run.step)
-    export.export(workdir / "hf", run.policy.cfg, run.state.params, run.policy.tokenizer_file, card)
+    export.export(workdir / "hf", run.policy.cfg, run.learner.policy_params(run.state), run.policy.tokenizer_file, card)
     facts = {"steps": run.step, "policy": config.policy.source, "parameters": f"{run.policy.cfg.num_params:,}"}
     sample = workdir / "episodes" / "eval-after.jsonl"
     episodes = list(read_episodes(sample)) if sample.exists() else []

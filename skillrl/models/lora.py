@@ -3,6 +3,10 @@
 Adapters are a tree beside the parameters: {"blocks": {"q_DNH": {"a": [L, D, R], "b": [L, R, N, H]}, ...}}, R the rank,
 and "scale", alpha / R. A is normal, B is zero, so a fresh adapter changes nothing. Adapted are the projections of
 attention and of dense and shared feed-forwards; routers, the routed experts, embedding and head stay as they are.
+
+qwix (0.1.8) cannot do this here: it makes adapters while `__call__` is traced, on the module that owns a weight, and
+puts random counters into every module. Our layers are modules for the length of one scan step, made from slices of
+stacked weights; the counters have no layer axis (the scan fails), and adapters made inside it would be lost.
 """
 
 import math
