@@ -38,9 +38,14 @@ def base_config() -> ConfigDict:
     # tokenizer: a SentencePiece model or a folder with the tokenizer and chat template of an instruct model; "" is that
     # of the source. chat: how messages are written (skillrl.chat.FORMATS); "" is what the tokenizer's folder holds.
     # thinking: handed to the chat template as enable_thinking.
-    c.policy = ConfigDict(dict(source="init:tiny", tokenizer="", chat="", thinking=True, dtype="float32"))
+    c.policy = ConfigDict(dict(source="init:tiny", tokenizer="", chat="", thinking=True))
+    # Fields of skillrl.models.config.ModelConfig: dtype of matrix products and activations, dtype of the parameters,
+    # what the backward pass recomputes, layers unrolled into one loop body.
+    c.policy.update(dict(dtype="float32", param_dtype="float32", remat="none", unroll=4))
     # Devices along each axis; -1 takes all that remain.
     c.mesh = ConfigDict(dict(data=1, fsdp=-1, expert=1, context=1, tensor=1))
+    # TPU slice that the config was made for; what `python -m skillrl.compile` takes unless it is told another.
+    c.topology = ""
 
     # A task set's folder. Empty: the world is generated into the workdir from `world`.
     c.tasks = ConfigDict(dict(path="", kinds=("bug_fixing",)))

@@ -16,9 +16,10 @@ from sandbox_service.client import SandboxClient
 from sandbox_service.embedded import embedded_service
 from skillrl import evaluate, export, sharding
 from skillrl.chat import FORMATS, ChatFormat, CompactChat, TemplateChat
-from skillrl.models import hf
+from skillrl.models import families, hf
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig, variant
+from skillrl.models.hf_files import read_json
 from skillrl.rl.advantages import ESTIMATORS
 from skillrl.rl.learner import Learner, LearnerConfig
 from skillrl.rl.losses import LossConfig
@@ -118,11 +119,7 @@ async def sandbox_client(config: ConfigDict, task_dir: Path, run_id: str) -> Asy
 def load_policy(config: ConfigDict) -> Policy:
     """Imports or initialises the policy on the configured mesh."""
     mesh = sharding.make_mesh(config.mesh.to_dict())
-    kind, _, name = config.policy.source.partition(":")
-    if kind not in ("hf", "init") or not name:
-        raise ConfigError(f"policy.source={config.policy.source!r}; write hf:DIR or init:VARIANT")
-    if kind == "hf" and not Path(name).is_dir():
-        raise ConfigError(f"no policy at {name}; give a Hugging Face folder with --config.policy.source=hf:DIR")
+    kind, name = _source(config)
     if kind == "init" and not config.policy.tokenizer:
         raise ConfigError(
             "a policy with random weights has no tokenizer of its own; give --config.policy.tokenizer=FILE"
@@ -130,17 +127,38 @@ def load_policy(config: ConfigDict) -> Policy:
     tokenizer_file, chat = load_chat(config, Path(config.policy.tokenizer or name))
     tokenizer = chat.tokenizer
     if kind == "hf":
-        cfg, params = hf.load_hf(Path(name), mesh)
-        cfg = dataclasses.replace(cfg, dtype=config.policy.dtype, unroll=min(cfg.layers, 4))
+        cfg, params = hf.load_hf(Path(name), mesh, **_model_fields(config))
         if tokenizer.vocab_size > cfg.vocab:
             raise ConfigError(
                 f"{tokenizer_file} has {tokenizer.vocab_size} tokens, the policy at {name} {cfg.vocab}; "
                 "give the tokenizer that the policy was made with"
             )
     else:
-        cfg = variant(name, vocab=-(-tokenizer.vocab_size // 64) * 64, dtype=config.policy.dtype)
+        cfg = variant(name, vocab=-(-tokenizer.vocab_size // 64) * 64, **_model_fields(config))
         params = models.split(models.Policy.create(cfg, mesh, config.seed))
     return Policy(cfg, params, mesh, chat, tokenizer_file)
+
+
+def model_config(config: ConfigDict) -> ModelConfig:
+    """The configured model without its weights; a variant has its own vocabulary here."""
+    kind, name = _source(config)
+    if kind == "init":
+        return variant(name, **_model_fields(config))
+    file = Path(name) / "config.json"
+    return dataclasses.replace(families.from_hf_config(read_json(file), str(file)), **_model_fields(config))
+
+
+def _source(config: ConfigDict) -> tuple[str, str]:
+    kind, _, name = config.policy.source.partition(":")
+    if kind not in ("hf", "init") or not name:
+        raise ConfigError(f"policy.source={config.policy.source!r}; write hf:DIR or init:VARIANT")
+    if kind == "hf" and not Path(name).is_dir():
+        raise ConfigError(f"no policy at {name}; give a Hugging Face folder with --config.policy.source=hf:DIR")
+    return kind, name
+
+
+def _model_fields(config: ConfigDict) -> dict[str, str | int]:
+    return {name: config.policy[name] for name in ("dtype", "param_dtype", "remat", "unroll")}
 
 
 def load_chat(config: ConfigDict, source: Path) -> tuple[Path, ChatFormat]:

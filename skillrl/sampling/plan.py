@@ -22,9 +22,9 @@ class Shapes:
     decode_steps: int = 16
 
     @classmethod
-    def default(cls, rows: int) -> "Shapes":
-        """For a cache of `rows` on this platform. On a CPU more than 8 rows at once gain nothing (measured)."""
-        if jax.default_backend() == "cpu":
+    def default(cls, rows: int, platform: str | None = None) -> "Shapes":
+        """For a cache of `rows` on the platform, this one's unless given. On a CPU more than 8 rows gain nothing."""
+        if (platform or jax.default_backend()) == "cpu":
             return cls((min(rows, 8),), chunks=(16, 64))
         sizes = (8, 64, 256)
         return cls(tuple(size for size in sizes if size < rows) + (min(rows, sizes[-1]),))
