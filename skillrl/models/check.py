@@ -31,7 +31,7 @@ class CheckError(RuntimeError):
 def our_logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:
     """Logits [B, T, V] of this decoder on one device, in float32."""
     mesh = sharding.make_mesh({}, devices=jax.local_devices()[:1])
-    cfg, params = load_hf(folder, mesh, param_dtype="float32", dtype="float32")
+    cfg, params = load_hf(folder, mesh, param_dtype="float32", dtype="float32", unroll=1)
     positions_BT = np.tile(np.arange(tokens_BT.shape[1], dtype=np.int32), (len(tokens_BT), 1))
 
     @jax.jit
