@@ -44,7 +44,8 @@ setup(
         # The TPU compiler, for `python -m skillrl.compile` on a machine without a TPU.
         "compile": ["libtpu>=0.0.42"],
         "docker": ["docker>=7.1"],
-        "hf": ["transformers>=5.0"],
+        # jinja2 renders chat templates.
+        "hf": ["transformers>=5.0", "jinja2>=3.1"],
         "dev": ["beartype>=0.20", "grpcio-tools==1.74.0", "hypothesis>=6.130", "ruff>=0.13"],
     },
 )

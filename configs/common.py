@@ -35,9 +35,17 @@ def base_config() -> ConfigDict:
     c.num_steps = 500
 
     # Where the policy comes from: "hf:DIR" imports a Hugging Face folder, "init:VARIANT" starts from random weights.
-    c.policy = ConfigDict(dict(source="init:tiny", tokenizer="", dtype="float32"))
+    # tokenizer: a SentencePiece model or a folder with the tokenizer and chat template of an instruct model; "" is that
+    # of the source. chat: how messages are written (skillrl.chat.FORMATS); "" is what the tokenizer's folder holds.
+    # thinking: handed to the chat template as enable_thinking.
+    c.policy = ConfigDict(dict(source="init:tiny", tokenizer="", chat="", thinking=True))
+    # Fields of skillrl.models.config.ModelConfig: dtype of matrix products and activations, dtype of the parameters,
+    # what the backward pass recomputes, layers unrolled into one loop body.
+    c.policy.update(dict(dtype="float32", param_dtype="float32", remat="none", unroll=4))
     # Devices along each axis; -1 takes all that remain.
     c.mesh = ConfigDict(dict(data=1, fsdp=-1, expert=1, context=1, tensor=1))
+    # TPU slice that the config was made for; what `python -m skillrl.compile` takes unless it is told another.
+    c.topology = ""
 
     # A task set's folder. Empty: the world is generated into the workdir from `world`.
     c.tasks = ConfigDict(dict(path="", kinds=("bug_fixing",)))
@@ -69,7 +77,19 @@ def base_config() -> ConfigDict:
     # Fields of skillrl.rl.losses.LossConfig and skillrl.rl.learner.LearnerConfig.
     c.loss = ConfigDict(dict(loss="grpo", clip_low=0.2, clip_high=0.28, kl_coef=0.0, importance_cap=2.0))
     c.learner = ConfigDict(
-        dict(learning_rate=1e-6, warmup_steps=10, weight_decay=0.0, max_grad_norm=1.0, micro_rows=8, epochs=1)
+        dict(
+            learning_rate=1e-6,
+            warmup_steps=10,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            micro_rows=8,
+            epochs=1,
+            logprob_chunk=128,
+            first_moment_dtype="float32",
+            optimizer_memory="device",
+            lora_rank=0,
+            lora_alpha=32.0,
+        )
     )
     # Tokens of a packed row; denominators of the loss ("skill_token_mean", "token_mean", "sequence_mean").
     # `rows` is used by the warm-up of the supervised program alone.

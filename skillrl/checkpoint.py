@@ -1,12 +1,14 @@
 """Checkpoints of training: Orbax, atomic, checked against what they are restored into.
 
-A step directory holds three items: `params` and `rest` (optimizer, step, version, rng; arrays by dotted path) and
-`meta` (format, model, shapes, and the caller's own JSON). Orbax writes into a temporary directory and renames it, so
-a process killed in the middle leaves the previous step as the latest.
+A step directory holds three items: `params` (with adapters) and `rest` (optimizer, step, version, rng), arrays by
+dotted path, and `meta` (format, model, shapes, and the caller's own JSON). Orbax writes into a temporary directory and
+renames it, so a process killed in the middle leaves the previous step as the latest.
 """
 
 import dataclasses
+import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
+from skillrl import sharding
+from skillrl.models import lora
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig
 from skillrl.rl.learner import TrainState
@@ -82,7 +86,10 @@ class Checkpoints:
 def load_policy(
     directory: str | Path, mesh: Mesh, step: int | None = None
 ) -> tuple[int, ModelConfig, models.Params, dict[str, Any]]:
-    """Step, model, parameters on `mesh` and `extra` of checkpoint `step` (default: the newest) of a run."""
+    """Step, model, parameters on `mesh` and `extra` of checkpoint `step` (default: the newest) of a run.
+
+    Low-rank adapters are merged into the parameters.
+    """
     directory = _absolute(directory)
     if not directory.exists():
         raise CheckpointError(f"no checkpoints at {directory}; give the workdir of a run")
@@ -96,11 +103,31 @@ def load_policy(
         path = directory / str(step)
         meta = _read_meta(manager, step, path)
         model = ModelConfig(**meta["model"])
-        abstract = models.abstract_params(model, mesh)
-        flat = {f"params.{name}": x for name, x in _by_path(abstract).items()}
+        abstract = {"params": models.abstract_params(model, mesh)}
+        if adapters := _abstract_adapters(meta["arrays"], model, mesh):
+            abstract["adapters"] = adapters
+        flat = _by_path(abstract)
         restored = _restore(manager, step, path, params=flat)["params"]
-        leaves = [restored[name] for name in flat]
-        return step, model, jax.tree.unflatten(jax.tree.structure(abstract), leaves), json.loads(meta["extra"])
+        policy = jax.tree.unflatten(jax.tree.structure(abstract), [restored[name] for name in flat])
+        params = policy["params"]
+        if adapters:
+            place = models.param_shardings(model, mesh)
+            params = jax.jit(lora.merge_adapters, out_shardings=place)(params, policy["adapters"])
+        return step, model, params, json.loads(meta["extra"])
+
+
+def _abstract_adapters(saved: dict[str, str], model: ModelConfig, mesh: Mesh) -> models.Params | None:
+    """Shapes and places of the adapters that a checkpoint holds; None where it holds none."""
+    ranks = {int(x.rstrip("]").rpartition(",")[2]) for n, x in saved.items() if re.fullmatch(r"adapters\..*\.a", n)}
+    if not ranks:
+        return None
+    make = functools.partial(lora.init_adapters, models.abstract_params(model), ranks.pop(), 1.0)
+    axes = lora.adapter_axes(models.param_axes(model))
+    return jax.tree.map(
+        lambda x, names: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.named(mesh, *names)),
+        jax.eval_shape(make, jax.random.key(0)),
+        axes,
+    )
 
 
 def _absolute(directory: str | Path) -> epath.Path:
@@ -121,7 +148,7 @@ def _flatten(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     else:
         words = jax.random.key_data(state.rng)
     flat = _by_path(dataclasses.replace(state, rng=words))
-    params = {name: leaf for name, leaf in flat.items() if name.startswith("params.")}
+    params = {name: leaf for name, leaf in flat.items() if name.startswith(("params.", "adapters."))}
     return params, {name: leaf for name, leaf in flat.items() if name not in params}
 
 

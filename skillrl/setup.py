@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -13,11 +14,12 @@ from ml_collections import ConfigDict
 
 from sandbox_service.client import SandboxClient
 from sandbox_service.embedded import embedded_service
-from skillrl import evaluate, sharding
-from skillrl.chat import CompactChat
-from skillrl.models import hf
+from skillrl import evaluate, export, sharding
+from skillrl.chat import FORMATS, ChatFormat, CompactChat, TemplateChat
+from skillrl.models import families, hf
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig, variant
+from skillrl.models.hf_files import read_json
 from skillrl.rl.advantages import ESTIMATORS
 from skillrl.rl.learner import Learner, LearnerConfig
 from skillrl.rl.losses import LossConfig
@@ -27,10 +29,11 @@ from skillrl.rollout.episode import Budgets
 from skillrl.rollout.tools import MIN_OBSERVATION_TOKENS
 from skillrl.sampling.engine import Engine
 from skillrl.tasks.source import read_tasks
-from skillrl.tokenizer import SentencePieceTokenizer
+from skillrl.tokenizer import HFTokenizer, SentencePieceTokenizer
 from skillrl.types import COMPOSITE_KINDS, Task
 
-TOKENIZER_FILE = "tokenizer.model"
+# Where a run keeps its tokenizer: a SentencePiece model, or a folder with a Hugging Face tokenizer.
+TOKENIZER_FILE, TOKENIZER_FOLDER = export.SENTENCEPIECE, "tokenizer"
 # Of the service's Score.
 REWARD_MODES = ("paper", "shaped")
 
@@ -46,7 +49,8 @@ class Policy:
     cfg: ModelConfig
     params: models.Params
     mesh: Mesh
-    chat: CompactChat
+    chat: ChatFormat
+    # A SentencePiece model, or a folder with a Hugging Face tokenizer.
     tokenizer_file: Path
 
 
@@ -57,6 +61,7 @@ def check(config: ConfigDict) -> None:
         "reward.truncated": TRUNCATION_POLICIES,
         "advantages.estimator": ESTIMATORS,
         "packing.denominator": DENOMINATORS,
+        "policy.chat": ("", *FORMATS),
     }
     for name, known in choices.items():
         section, _, key = name.partition(".")
@@ -114,29 +119,73 @@ async def sandbox_client(config: ConfigDict, task_dir: Path, run_id: str) -> Asy
 def load_policy(config: ConfigDict) -> Policy:
     """Imports or initialises the policy on the configured mesh."""
     mesh = sharding.make_mesh(config.mesh.to_dict())
-    kind, _, name = config.policy.source.partition(":")
-    if kind not in ("hf", "init") or not name:
-        raise ConfigError(f"policy.source={config.policy.source!r}; write hf:DIR or init:VARIANT")
-    if kind == "hf" and not Path(name).is_dir():
-        raise ConfigError(f"no policy at {name}; give a Hugging Face folder with --config.policy.source=hf:DIR")
+    kind, name = _source(config)
     if kind == "init" and not config.policy.tokenizer:
         raise ConfigError(
             "a policy with random weights has no tokenizer of its own; give --config.policy.tokenizer=FILE"
         )
-    tokenizer_file = Path(config.policy.tokenizer or Path(name) / TOKENIZER_FILE)
-    tokenizer = SentencePieceTokenizer(tokenizer_file)
+    tokenizer_file, chat = load_chat(config, Path(config.policy.tokenizer or name))
+    tokenizer = chat.tokenizer
     if kind == "hf":
-        cfg, params = hf.load_hf(Path(name), mesh)
-        cfg = dataclasses.replace(cfg, dtype=config.policy.dtype, unroll=min(cfg.layers, 4))
+        cfg, params = hf.load_hf(Path(name), mesh, **_model_fields(config))
         if tokenizer.vocab_size > cfg.vocab:
             raise ConfigError(
                 f"{tokenizer_file} has {tokenizer.vocab_size} tokens, the policy at {name} {cfg.vocab}; "
                 "give the tokenizer that the policy was made with"
             )
     else:
-        cfg = variant(name, vocab=-(-tokenizer.vocab_size // 64) * 64, dtype=config.policy.dtype)
+        cfg = variant(name, vocab=-(-tokenizer.vocab_size // 64) * 64, **_model_fields(config))
         params = models.split(models.Policy.create(cfg, mesh, config.seed))
-    return Policy(cfg, params, mesh, CompactChat(tokenizer), tokenizer_file)
+    return Policy(cfg, params, mesh, chat, tokenizer_file)
+
+
+def model_config(config: ConfigDict) -> ModelConfig:
+    """The configured model without its weights; a variant has its own vocabulary here."""
+    kind, name = _source(config)
+    if kind == "init":
+        return variant(name, **_model_fields(config))
+    file = Path(name) / "config.json"
+    return dataclasses.replace(families.from_hf_config(read_json(file), str(file)), **_model_fields(config))
+
+
+def _source(config: ConfigDict) -> tuple[str, str]:
+    kind, _, name = config.policy.source.partition(":")
+    if kind not in ("hf", "init") or not name:
+        raise ConfigError(f"policy.source={config.policy.source!r}; write hf:DIR or init:VARIANT")
+    if kind == "hf" and not Path(name).is_dir():
+        raise ConfigError(f"no policy at {name}; give a Hugging Face folder with --config.policy.source=hf:DIR")
+    return kind, name
+
+
+def _model_fields(config: ConfigDict) -> dict[str, str | int]:
+    return {name: config.policy[name] for name in ("dtype", "param_dtype", "remat", "unroll")}
+
+
+def load_chat(config: ConfigDict, source: Path) -> tuple[Path, ChatFormat]:
+    """The tokenizer at `source`, a file or a folder, and the format in which it writes messages."""
+    inside = source / TOKENIZER_FILE
+    name = config.policy.chat
+    if name == "compact" or (not name and (inside.is_file() or not source.is_dir())):
+        file = inside if source.is_dir() else source
+        return file, CompactChat(SentencePieceTokenizer(file))
+    if not source.is_dir():
+        raise ConfigError(
+            f"policy.chat={name} needs a folder with tokenizer.json and a chat template, {source} is none; give one "
+            "with --config.policy.tokenizer=DIR"
+        )
+    return source, TemplateChat(HFTokenizer(source), name, thinking=config.policy.thinking)
+
+
+def keep_tokenizer(source: Path, workdir: Path) -> None:
+    """Copies a policy's tokenizer, so that the run can be exported from its workdir alone."""
+    if source.is_file():
+        shutil.copyfile(source, workdir / TOKENIZER_FILE)
+        return
+    folder = workdir / TOKENIZER_FOLDER
+    folder.mkdir(exist_ok=True)
+    for name in export.TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def make_learner(config: ConfigDict, cfg: ModelConfig, mesh: Mesh, *, decay_steps: int = 0) -> Learner:
@@ -154,8 +203,8 @@ def make_engine(config: ConfigDict, policy: Policy, params: models.Params, versi
     return Engine(
         policy.cfg,
         params,
-        stop_id=policy.chat.stop_id,
-        rows=config.rollout.rows,
+        stop_ids=policy.chat.stop_ids,
+        streams=config.rollout.rows,
         max_tokens=config.rollout.max_tokens,
         mesh=policy.mesh,
         version=version,

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rich.progress import Progress
 
 from skillrl import export, setup, sharding
-from skillrl.chat import CompactChat, Final, Message, ToolCall, ToolResult, User
+from skillrl.chat import CompactChat, Final, Message, ToolCall, ToolResult, User, render
 from skillrl.checkpoint import Checkpoints
 from skillrl.demonstrators import CAREFUL, HASTY, Steps
 from skillrl.evaluate import score_of
@@ -69,7 +69,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     batches = Trajectories(config, trajectories, CompactChat(tokenizer))
     state = train("imitating", state, config.num_steps, batches.draw)
     shutil.rmtree(workdir / "hf", ignore_errors=True)
-    export.export(workdir / "hf", cfg, state.params, workdir / setup.TOKENIZER_FILE, _card(config, state))
+    card = export.model_card(cfg, workdir, int(state.step))
+    export.export(workdir / "hf", cfg, learner.policy_params(state), workdir / setup.TOKENIZER_FILE, card)
 
 
 def _train_tokenizer(config: ConfigDict, trajectories: Sequence[Episode], path: Path) -> SentencePieceTokenizer:
@@ -78,14 +79,6 @@ def _train_tokenizer(config: ConfigDict, trajectories: Sequence[Episode], path: 
     texts = [turn.text for e in trajectories for turn in e.turns]
     words = [word for kind in NAME_KINDS for word in WORDS[kind]]
     return SentencePieceTokenizer.train(texts, path, config.sft.vocab_size, words)
-
-
-def _card(config: ConfigDict, state) -> str:
-    return (
-        f"Warm start of skillrl: {int(state.step)} supervised steps of {config.learner.micro_rows} x "
-        f"{config.packing.row_tokens} tokens, seed {config.seed}. Command: "
-        "python -m skillrl.main --config=configs/sft.py --workdir=DIR\n"
-    )
 
 
 # Demonstrations.
@@ -155,9 +148,8 @@ class Trajectories:
 
     def _renamed(self, episode: Episode, rng: random.Random) -> Episode:
         texts = renamed(episode.task.skill, [turn.text for turn in episode.turns], rng)
-        ids, mask = self._chat.render(
-            [_message(turn.role, text) for turn, text in zip(episode.turns, texts, strict=True)]
-        )
+        messages = [_message(turn.role, text) for turn, text in zip(episode.turns, texts, strict=True)]
+        ids, mask = render(self._chat, messages)
         return dataclasses.replace(
             episode,
             tokens=np.array(ids, np.int32),

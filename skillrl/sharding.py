@@ -4,22 +4,29 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "expert", "context", "tensor")
 
 # Logical axis -> mesh axes. What is not here is an error; None is replicated.
 RULES: Mapping[str, tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
+    # Rows are split over `expert` too: outside of the experts its chips would only repeat each other's work.
+    "batch": ("data", "fsdp", "expert"),
     "tokens": ("context",),
     "layer": None,
-    "embed": ("fsdp",),
+    # Stored in parts over every axis but `data` and `tensor`, and gathered where a layer uses them (ZeRO-3).
+    "embed": ("fsdp", "context", "expert"),
     "vocab": ("tensor",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "head_dim": None,
     "mlp": ("tensor",),
     "norm": None,
+    "router": None,
+    "experts": ("expert",),
+    "expert_embed": ("fsdp", "context"),
+    "expert_mlp": ("tensor",),
 }
 
 
@@ -30,10 +37,13 @@ class ShardingError(ValueError):
 def make_mesh(axes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh over `devices` (default: all) with the sizes of `axes`; absent axes are 1 and one axis may be -1 (the rest).
 
-    Raises ShardingError where a name is unknown or the sizes do not multiply to the number of devices.
+    The devices may be those of a topology, without a machine. Where they form several slices, `data` goes over the
+    slices first: only the sum of gradients then crosses the slow network between them. Raises ShardingError where a
+    name is unknown, the sizes do not multiply to the number of devices, or `data` is no multiple of the slices.
     """
     sizes = dict.fromkeys(MESH_AXES, 1) | dict(axes if axes is not None else {"fsdp": -1})
-    num_devices = len(devices) if devices is not None else jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    num_devices = len(devices)
     if unknown := sorted(set(sizes) - set(MESH_AXES)):
         raise ShardingError(f"unknown mesh axes {unknown}; use {list(MESH_AXES)}")
     free = [name for name, size in sizes.items() if size == -1]
@@ -47,8 +57,16 @@ def make_mesh(axes: Mapping[str, int] | None = None, devices: Sequence[jax.Devic
             f"mesh {sizes} does not divide {num_devices} devices; choose sizes whose product is {num_devices}, "
             "or set one of them to -1"
         )
-    shape = tuple(sizes[name] for name in MESH_AXES)
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes["data"] % slices:
+        raise ShardingError(f"mesh {sizes}: data must be a multiple of the {slices} slices that the devices form")
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    else:
+        inner = tuple((sizes | {"data": sizes["data"] // slices}).values())
+        outer = (slices,) + (1,) * (len(MESH_AXES) - 1)
+        grid = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def spec(*logical: str | None) -> PartitionSpec:
@@ -67,9 +85,32 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(*logical))
 
 
+def parts(logical: str) -> int:
+    """Parts into which the current mesh splits this logical axis; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[name] for name in RULES[logical] or ())
+
+
+def platform() -> str:
+    """Of the devices of the current mesh, also of devices that exist for the compiler only: "cpu", "tpu" or "gpu".
+
+    Without a mesh, that of JAX's default backend.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        return jax.default_backend()
+    kind = device.device_kind.lower()
+    return "tpu" if kind.startswith("tpu") else "cpu" if kind == "cpu" else "gpu"
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Number of parts into which the rows of a batch are split; the number of rows must be a multiple of it."""
     return math.prod(mesh.shape[name] for name in RULES["batch"])
+
+
+def token_shards(mesh: Mesh) -> int:
+    """Number of parts into which each row of a batch is split; the row length must be a multiple of it."""
+    return math.prod(mesh.shape[name] for name in RULES["tokens"])
 
 
 def check_divides(name: str, shape: Sequence[int], logical: Sequence[str | None], mesh: Mesh) -> None:

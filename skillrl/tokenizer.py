@@ -1,10 +1,14 @@
 """Text to token ids and back, exactly; special tokens are ids that no text encodes to.
 
 `Tokenizer` is what the rest of skillrl needs; `SentencePieceTokenizer` is a byte-fallback BPE, trained here for small
-policies. Round trip: `decode(encode(text)) == text` for every text that UTF-8 can hold.
+policies; `HFTokenizer` is the one that a Hugging Face folder holds. Round trip: `decode(encode(text)) == text` for
+every text that UTF-8 can hold.
 """
 
 import io
+import itertools
+import json
+import re
 import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -38,7 +42,7 @@ class Tokenizer(Protocol):
         ...
 
     def special_id(self, name: str) -> int:
-        """Id of one of SPECIAL_TOKENS."""
+        """Id of a special token."""
         ...
 
 
@@ -133,3 +137,105 @@ class SentencePieceTokenizer:
         if self._model.is_unknown(i):
             return "\ufffd".encode()
         return piece.encode() if self._model.is_control(i) else piece.replace(_SPACE_MARK, " ").encode()
+
+
+class HFTokenizer:
+    """The tokenizer of a Hugging Face folder, as transformers loads it.
+
+    It differs from transformers' in what text becomes: no name in `encode` is ever a special or added token (not even
+    with `split_special_tokens`, which spares added tokens like <tool_call>), and NFC normalisation, which would show
+    the policy other bytes than a file holds, is left out. `encode_pieces` is the only way to those tokens.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.hf = _auto_tokenizer(Path(folder))
+        if not getattr(self.hf, "is_fast", False):
+            raise ValueError(f"the tokenizer in {folder} has no tokenizer.json; convert it to a fast tokenizer")
+        backend = self.hf.backend_tokenizer
+        added = backend.get_added_tokens_decoder()
+        self.added_ids = {token.content: i for i, token in added.items()}
+        if not added:
+            raise ValueError(f"the tokenizer in {folder} has no special tokens; use that of an instruct model")
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._backend, self._plain = backend, _without_added_tokens(backend)
+        self._known = frozenset(backend.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = max(self._known) + 1
+        pad = self.hf.pad_token_id if self.hf.pad_token_id is not None else self.hf.eos_token_id
+        if pad is None:
+            raise ValueError(f"the tokenizer in {folder} names neither pad_token nor eos_token; add one to its config")
+        self.pad_id = pad
+        names = sorted(self.added_ids, key=len, reverse=True)
+        self._added_names = re.compile("(" + "|".join(map(re.escape, names)) + ")")
+        self._check(folder)
+
+    def _check(self, folder: str | Path) -> None:
+        forged = [name for name in self.added_ids if self.added_ids[name] in self.encode(name)]
+        if forged:
+            raise ValueError(f"in {folder} the text of {forged[:3]} encodes to these special tokens themselves")
+        if self.decode(self.encode(_PROBE)) != _PROBE:
+            raise ValueError(
+                f"the tokenizer in {folder} does not give back the text that it encodes, so the policy could not edit "
+                "files exactly; only byte-level (or byte-fallback) tokenizers do"
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; surrogates, which UTF-8 cannot hold, become "?"."""
+        text = text.encode("utf-8", "replace").decode()
+        return self._plain.encode(text, add_special_tokens=False).ids if text else []
+
+    def encode_pieces(self, pieces: Iterable[tuple[str, bool]]) -> list[int]:
+        """Ids of pieces (text, is it markup): in markup the names of added tokens are those tokens.
+
+        Text on both sides of a border is encoded together, as one encoding of the whole would.
+        """
+        ids: list[int] = []
+        run = ""
+        for text, markup in pieces:
+            for part in self._added_names.split(text) if markup else [text]:
+                if markup and part in self.added_ids:
+                    ids += [*self.encode(run), self.added_ids[part]]
+                    run = ""
+                else:
+                    run += part
+        return ids + self.encode(run)
+
+    def names_in(self, markup: str) -> list[str]:
+        """The added tokens that markup holds, in their order."""
+        return self._added_names.findall(markup)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        # A policy's output layer is often wider than the vocabulary.
+        parts = []
+        for known, run in itertools.groupby(map(int, ids), self._known.__contains__):
+            run = list(run)
+            parts.append(self._backend.decode(run, skip_special_tokens=False) if known else "\ufffd" * len(run))
+        return "".join(parts)
+
+    def special_id(self, name: str) -> int:
+        """Id of an added token. Raises KeyError for another name."""
+        return self.added_ids[name]
+
+
+_PROBE = "  a b\n\n\tif x:\r\n    return 'e\u0301'  # \u00e9 \u4e2d \U0001f600 100 <|x|> \n"
+
+
+def _auto_tokenizer(folder: Path):
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as e:
+        raise RuntimeError(f"reading the tokenizer in {folder} needs transformers: pip install 'skillrl[hf]'") from e
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"no tokenizer can be read from {folder} ({str(e).splitlines()[0]})") from e
+
+
+def _without_added_tokens(backend):
+    """A copy of a `tokenizers` tokenizer that knows text only."""
+    from tokenizers import Tokenizer as Backend
+
+    spec = json.loads(backend.to_str())
+    spec.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+    if (spec["normalizer"] or {}).get("type") == "NFC":
+        spec["normalizer"] = None
+    return Backend.from_str(json.dumps(spec))

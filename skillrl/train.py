@@ -4,6 +4,7 @@ Read this file first. One step draws groups of tasks from the mixture, plays the
 sandboxes, turns outcomes into advantages, learns, and hands the new weights to the sampler. Only this file knows
 both `rollout/` and `rl/`. What a run leaves in its workdir:
 
+    config.json       the config of the last start
     tasks/            the generated world, unless a task set was given
     checkpoints/      parameters, optimizer, step, random state, mixture position (Orbax)
     episodes/         every episode, one JSON line each: train-STEP.jsonl, eval-NAME.jsonl
@@ -95,8 +96,8 @@ def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task]) -> Run:
     if step < config.num_steps:
         # Of an earlier, shorter run.
         (workdir / "eval" / "after.json").unlink(missing_ok=True)
-    shutil.copyfile(policy.tokenizer_file, workdir / setup.TOKENIZER_FILE)
-    engine = setup.make_engine(config, policy, state.params, version=int(state.version))
+    setup.keep_tokenizer(policy.tokenizer_file, workdir)
+    engine = setup.make_engine(config, policy, learner.policy_params(state), version=int(state.version))
     return Run(config, workdir, tasks, policy, learner, state, mixture, engine, checkpoints, step)
 
 
@@ -157,7 +158,7 @@ async def _train_step(run: Run) -> dict[str, float]:
         # In a thread: the client's lease renewals go on meanwhile.
         run.state, update = await asyncio.to_thread(run.learner.update, run.state, batch)
         scalars |= {f"learner/{name}": value for name, value in update.items()}
-        await run.engine.update(run.state.params, int(run.state.version))
+        await run.engine.update(run.learner.policy_params(run.state), int(run.state.version))
     tokens = sum(int(e.loss_mask.sum()) for g in played for e in g)
     scalars |= run.mixture.metrics() | {f"sampler/{k}": v for k, v in run.engine.counters().items()}
     return scalars | {
@@ -227,22 +228,17 @@ def _finish(run: Run) -> None:
     if config.eval.samples:
         before, after = (evaluate.read_scores(workdir / "eval" / f"{n}.json") for n in ("before", "after"))
         summary = evaluate.summarise(before, after)
-        (workdir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        (workdir / export.SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         print(evaluate.table(summary))
     shutil.rmtree(workdir / "hf", ignore_errors=True)
-    export.export(workdir / "hf", run.policy.cfg, run.state.params, run.policy.tokenizer_file, _card(run))
+    card = export.model_card(run.policy.cfg, workdir, run.step)
+    export.export(workdir / "hf", run.policy.cfg, run.learner.policy_params(run.state), run.policy.tokenizer_file, card)
     facts = {"steps": run.step, "policy": config.policy.source, "parameters": f"{run.policy.cfg.num_params:,}"}
     sample = workdir / "episodes" / "eval-after.jsonl"
     episodes = list(read_episodes(sample)) if sample.exists() else []
     picked = episodes[:: max(1, len(episodes) // _REPORT_EPISODES)]
     page = report.write_report(workdir, f"skillrl: {workdir.name}", facts, picked)
     print(f"report: {page}\nexported policy: {workdir / 'hf'}")
-
-
-def _card(run: Run) -> str:
-    summary = run.workdir / "summary.json"
-    scores = f"\nScores before and after:\n\n```json\n{summary.read_text()}```\n" if summary.exists() else ""
-    return f"Trained by skillrl for {run.step} steps of joint GRPO from {run.config.policy.source}.\n{scores}"
 
 
 def _progress() -> Progress:

@@ -1,15 +1,17 @@
-"""Causal attention in float32 softmax: within the segments of packed rows, and over the cache."""
-
-import functools
-import math
+"""Causal attention with float32 softmax within the segments of packed rows, by the kernel for the platform."""
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
+
+from skillrl import sharding
+from skillrl.models.remat import ATTENTION_OUTPUT
 
 _MASKED = -1e30  # finite: a row without any key must stay finite too
 _QUERY_BLOCK = 64
-_READ_LENGTHS = 8
+# What "auto" means on each platform.
+_KERNELS = {"tpu": "splash", "gpu": "triton", "cpu": "jnp"}
 
 
 def attend(
@@ -36,45 +38,81 @@ def packed_attention(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     segment_ids: Int[Array, "B T"],
+    kernel: str = "auto",
 ) -> Float[Array, "B T N H"]:
-    """Causal attention within each segment, over blocks of queries so that most of the upper triangle is never made."""
+    """Causal attention within each segment of packed rows, sharded as the current mesh says.
+
+    `kernel` is "jnp", "splash" (TPU), "triton" (GPU) or "auto", the one for the platform. The two Pallas kernels run
+    interpreted, for tests, where the platform is a CPU. Raises ValueError where a kernel was asked for that cannot run.
+    """
+    platform = sharding.platform()
+    if kernel == "auto":
+        kernel = _KERNELS[platform] if _obstacle(_KERNELS[platform], platform, q.shape[-1]) is None else "jnp"
+    if obstacle := _obstacle(kernel, platform, q.shape[-1]):
+        raise ValueError(f"attention={kernel!r}: {obstacle}; use attention='auto' or 'jnp'")
+    # Pallas is imported only where it is used: it takes longer to import than the rest of this package.
+    if kernel == "splash":
+        from skillrl.models.splash import splash_attention
+
+        return splash_attention(q, k, v, segment_ids, interpret=platform == "cpu")
+    if kernel == "triton":
+        from skillrl.models.triton import triton_attention
+
+        out = triton_attention(q, k, v, segment_ids, interpret=platform == "cpu")
+    else:
+        out = _jnp_attention(q, k, v, segment_ids)
+    return checkpoint_name(out, ATTENTION_OUTPUT)
+
+
+def _obstacle(kernel: str, platform: str, head_dim: int) -> str | None:
+    """Why this kernel cannot run, or None."""
+    if kernel == "splash" and platform == "gpu":
+        return "the splash kernel is for TPUs"
+    if kernel == "splash" and head_dim % 64:
+        return f"the splash kernel needs a head_dim that is a multiple of 64, not {head_dim}"
+    if kernel == "triton" and platform == "tpu":
+        return "the Triton kernel is for GPUs"
+    if kernel == "triton" and head_dim < 16:
+        return f"the Triton kernel needs a head_dim of at least 16, not {head_dim}"
+    if kernel == "triton" and sharding.parts("tokens") > 1:
+        return "the Triton kernel cannot split tokens over the mesh axis 'context'"
+    return None
+
+
+def _jnp_attention(q, k, v, segment_ids):
+    """Plain JAX. Tokens split over the mesh are gathered as keys and values, never as queries."""
+    shards = sharding.parts("tokens")
+    if shards == 1:
+        return _blocked(q, k, v, segment_ids, segment_ids)
+    axes = sharding.RULES["tokens"]
+
+    def local(q, k, v, ids):
+        k, v, all_ids = (jax.lax.all_gather(x, axes, axis=1, tiled=True) for x in (k, v, ids))
+        return _blocked(q, k, v, ids, all_ids, first=jax.lax.axis_index(axes) * q.shape[1])
+
+    q_spec, kv_spec, ids_spec = (
+        sharding.spec("batch", "tokens", *rest) for rest in (("heads", None), ("kv_heads", None), ())
+    )
+    return jax.shard_map(local, in_specs=(q_spec, kv_spec, kv_spec, ids_spec), out_specs=q_spec)(q, k, v, segment_ids)
+
+
+def _blocked(q, k, v, q_ids, kv_ids, first=0):
+    """Attention of q [B, T, N, H], whose global positions begin at `first`, over all of k and v [B, S, K, H].
+
+    In blocks of queries, so that [T, S] is never made. Where `first` is static the keys after a block are left out.
+    """
     batch, length, heads, width = q.shape
-    groups = heads // k.shape[2]
-    q = q.reshape(batch, length, k.shape[2], groups, width).transpose(0, 2, 3, 1, 4)
+    total = k.shape[1]
+    q = q.reshape(batch, length, k.shape[2], heads // k.shape[2], width).transpose(0, 2, 3, 1, 4)
     k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-    index = jnp.arange(length)
+    index = jnp.arange(total)
     block = max(_QUERY_BLOCK, -(-length // 16))
     outs = []
     for start in range(0, length, block):
         end = min(start + block, length)
-        same = segment_ids[:, start:end, None] == segment_ids[:, None, :end]
-        mask = same & (index[start:end, None] >= index[None, :end])
-        outs.append(attend(q[:, :, :, start:end], k[..., :end], v[:, :, :end], mask))
+        seen = end if isinstance(first, int) else total
+        same = q_ids[:, start:end, None] == kv_ids[:, None, :seen]
+        mask = same & (first + index[start:end, None] >= index[None, :seen])
+        outs.append(attend(q[:, :, :, start:end], k[..., :seen], v[:, :, :seen], mask))
     out = outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=3)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
-
-
-def cached_attention(
-    q: Float[Array, "B C N H"],
-    k: Float[Array, "B K H S"],
-    v: Float[Array, "B K S H"],
-    positions: Int[Array, "B C"],
-) -> Float[Array, "B C N H"]:
-    """Attention of new tokens over the cache at positions up to their own.
-
-    Only the smallest of a few static lengths that holds every position is read: time follows the longest row in
-    use, not the capacity.
-    """
-    batch, count, heads, width = q.shape
-    kv_heads, capacity = k.shape[1], k.shape[-1]
-    q = q.reshape(batch, count, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)
-    step = 128 * max(1, math.ceil(capacity / (128 * _READ_LENGTHS)))
-
-    def over(end, q, k, v):
-        mask = jnp.arange(end) <= positions[..., None]
-        return attend(q, k[..., :end], v[:, :, :end], mask)
-
-    branches = [functools.partial(over, min(end, capacity)) for end in range(step, capacity + step, step)]
-    longest = jnp.clip(positions.max(), 0, capacity - 1)
-    out = jax.lax.switch(longest // step, branches, q, k, v)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, count, heads, width)

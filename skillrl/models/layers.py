@@ -1,8 +1,10 @@
-"""Parts that every layer of every family uses: projections, normalisation, rotary positions."""
+"""Parts that every layer of every family uses: projections, normalisation, the gated feed-forward."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from skillrl import sharding
 
 
 @jax.custom_vjp
@@ -36,16 +38,15 @@ def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, " D"], eps: float) -> 
     return (x32 * scale).astype(x.dtype)
 
 
-def rotary(positions: Int[Array, "B T"], head_dim: int, theta: float) -> tuple[Array, Array]:
-    """Cosines and sines [B, T, 1, head_dim / 2] of the rotary angles (arXiv:2104.09864)."""
-    frequencies = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    # The barrier keeps them tables: fused into every layer, forward and backward, they cost more than attention on CPU.
-    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
-
-
-def rotate(x: Float[Array, "B T N H"], rotation: tuple[Array, Array]) -> Float[Array, "B T N H"]:
-    """Turns the pairs (i, i + H / 2) of each head by the angles of its position."""
-    cos, sin = rotation
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+def gated_mlp(
+    x_BTD: Float[Array, "B T D"],
+    gate_DF: Float[Array, "D F"],
+    up_DF: Float[Array, "D F"],
+    down_FD: Float[Array, "F D"],
+    tokens: str | None,
+) -> Float[Array, "B T D"]:
+    """SwiGLU, down(silu(gate(x)) * up(x)) (arXiv:2002.05202); `tokens` is the logical axis of T."""
+    dtype = x_BTD.dtype
+    gate_BTF, up_BTF = project(x_BTD, gate_DF.astype(dtype)), project(x_BTD, up_DF.astype(dtype))
+    hidden_BTF = sharding.constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch", tokens, "mlp")
+    return jnp.einsum("btf,fd->btd", hidden_BTF, down_FD.astype(dtype))

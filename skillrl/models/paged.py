@@ -7,7 +7,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -64,6 +63,9 @@ def _local(kv, layer, q_STNH, k_STKH, v_STKH, ragged, *, layers):
 
 def _kernel(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
     """jax's ragged paged attention. Its own choice of block sizes asks the local device, which may be none."""
+    # Pallas is imported only where it is used: it takes long to import.
+    from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
+
     return ragged_paged_attention(
         q_TNH,
         kv,

@@ -1,87 +1,32 @@
 """The decoder: one definition for learning (packed rows) and for sampling (incremental, over a cache).
 
 Shape suffixes: B rows, T tokens of a packed row, C new tokens of a row, S cache positions, D model width, N query
-heads, K key/value heads, G query heads per key/value head, H head width, F feed-forward width, V vocabulary, L layers.
+heads, K key/value heads, G query heads per key/value head, H head width, F feed-forward width, E experts, V vocabulary.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from skillrl import sharding
-from skillrl.models.attention import cached_attention, packed_attention
-from skillrl.models.cache import KVCache
+from skillrl.models.attention import packed_attention
+from skillrl.models.blocks import Blocks, MoeBlocks, scale, weight
+from skillrl.models.cache import PagedCache, Ragged
 from skillrl.models.config import ModelConfig
-from skillrl.models.layers import project, rms_norm, rotary, rotate
+from skillrl.models.layers import rms_norm
+from skillrl.models.lora import merge_layer
+from skillrl.models.paged import extend_and_attend
+from skillrl.models.remat import LAYER_INPUT, remat
+from skillrl.models.rope import rotary
 
 # Nested dict of arrays, as `split` gives it.
 Params = dict[str, Any]
-
-
-def _weight(key: jax.Array, cfg: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int) -> nnx.Param:
-    """Normal with variance 1 / fan_in; `axes` are the logical axes that skillrl/sharding.py maps to the mesh."""
-    return nnx.Param(jax.random.normal(key, shape, cfg.param_dtype) * fan_in**-0.5, axes=axes)
-
-
-def _scale(cfg: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
-    return nnx.Param(jnp.ones(shape, cfg.param_dtype), axes=axes)
-
-
-class Blocks(nnx.Module):
-    """All layers, parameters stacked on a leading layer axis. `nnx.merge` with one slice of them gives one layer."""
-
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.cfg = cfg
-        layers, embed, mlp, width = cfg.layers, cfg.embed, cfg.mlp, cfg.head_dim
-
-        def weight(shape, axes, fan_in):
-            return _weight(rngs.params(), cfg, (layers, *shape), ("layer", *axes), fan_in)
-
-        def scale(size, axis):
-            return _scale(cfg, (layers, size), ("layer", axis))
-
-        self.attention_norm_D = scale(embed, "norm")
-        self.q_DNH = weight((embed, cfg.q_heads, width), ("embed", "heads", "head_dim"), embed)
-        self.k_DKH = weight((embed, cfg.kv_heads, width), ("embed", "kv_heads", "head_dim"), embed)
-        self.v_DKH = weight((embed, cfg.kv_heads, width), ("embed", "kv_heads", "head_dim"), embed)
-        self.q_norm_H = scale(width, "norm")
-        self.k_norm_H = scale(width, "norm")
-        self.o_NHD = weight((cfg.q_heads, width, embed), ("heads", "head_dim", "embed"), cfg.q_heads * width)
-        self.mlp_norm_D = scale(embed, "norm")
-        self.gate_DF = weight((embed, mlp), ("embed", "mlp"), embed)
-        self.up_DF = weight((embed, mlp), ("embed", "mlp"), embed)
-        self.down_FD = weight((mlp, embed), ("mlp", "embed"), mlp)
-
-    def __call__(
-        self, x_BTD: Array, rotation: tuple[Array, Array], attention: Callable[[Array, Array, Array], Array]
-    ) -> Array:
-        """One layer; `attention` maps q, k, v [B, T, heads, H] to the heads' output [B, T, N, H]."""
-        cfg, dtype = self.cfg, x_BTD.dtype
-        y_BTD = rms_norm(x_BTD, self.attention_norm_D[...], cfg.norm_eps)
-        q_BTNH = project(y_BTD, self.q_DNH[...].astype(dtype))
-        k_BTKH = project(y_BTD, self.k_DKH[...].astype(dtype))
-        v_BTKH = project(y_BTD, self.v_DKH[...].astype(dtype))
-        q_BTNH = rotate(rms_norm(q_BTNH, self.q_norm_H[...], cfg.norm_eps), rotation)
-        k_BTKH = rotate(rms_norm(k_BTKH, self.k_norm_H[...], cfg.norm_eps), rotation)
-        q_BTNH = sharding.constrain(q_BTNH, "batch", None, "heads", None)
-        k_BTKH = sharding.constrain(k_BTKH, "batch", None, "kv_heads", None)
-        heads_BTNH = attention(q_BTNH, k_BTKH, v_BTKH)
-        x_BTD = x_BTD + jnp.einsum("btnh,nhd->btd", heads_BTNH, self.o_NHD[...].astype(dtype))
-        x_BTD = sharding.constrain(x_BTD, "batch", None, None)
-
-        # SwiGLU, down(silu(gate(x)) * up(x)) (arXiv:2002.05202).
-        y_BTD = rms_norm(x_BTD, self.mlp_norm_D[...], cfg.norm_eps)
-        gate_BTF = project(y_BTD, self.gate_DF[...].astype(dtype))
-        up_BTF = project(y_BTD, self.up_DF[...].astype(dtype))
-        hidden_BTF = sharding.constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch", None, "mlp")
-        x_BTD = x_BTD + jnp.einsum("btf,fd->btd", hidden_BTF, self.down_FD[...].astype(dtype))
-        return sharding.constrain(x_BTD, "batch", None, None)
 
 
 class Policy(nnx.Module):
@@ -89,11 +34,14 @@ class Policy(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.embed_VD = _weight(rngs.params(), cfg, (cfg.vocab, cfg.embed), ("vocab", "embed"), cfg.embed)
-        self.blocks = Blocks(cfg, rngs=rngs)
-        self.final_norm_D = _scale(cfg, (cfg.embed,), ("norm",))
+        self.embed_VD = weight(rngs.params(), cfg, (cfg.vocab, cfg.embed), ("vocab", "embed"), cfg.embed)
+        if cfg.dense_layers:
+            self.blocks = Blocks(cfg, cfg.dense_layers, rngs=rngs)
+        if cfg.dense_layers < cfg.layers:
+            self.moe_blocks = MoeBlocks(cfg, cfg.layers - cfg.dense_layers, rngs=rngs)
+        self.final_norm_D = scale(cfg, (cfg.embed,), ("norm",))
         if not cfg.tied:
-            self.head_DV = _weight(rngs.params(), cfg, (cfg.embed, cfg.vocab), ("embed", "vocab"), cfg.embed)
+            self.head_DV = weight(rngs.params(), cfg, (cfg.embed, cfg.vocab), ("embed", "vocab"), cfg.embed)
 
     @classmethod
     def create(cls, cfg: ModelConfig, mesh: Mesh, seed: int) -> "Policy":
@@ -102,56 +50,89 @@ class Policy(nnx.Module):
         return merge(cfg, init(jax.random.key(seed)))
 
     def __call__(
-        self, tokens_BT: Int[Array, "B T"], positions_BT: Int[Array, "B T"], segment_ids_BT: Int[Array, "B T"]
+        self,
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        segment_ids_BT: Int[Array, "B T"],
+        adapters: Params | None = None,
     ) -> Float[Array, "B T D"]:
-        """Final hidden states of packed rows; a token sees the earlier tokens of its own segment."""
-        rotation = rotary(positions_BT, self.cfg.head_dim, self.cfg.rope_theta)
-        graphdef, stacked = nnx.split(self.blocks)
+        """Final hidden states of packed rows; a token sees the earlier tokens of its own segment.
 
-        def layer(x_BTD, params):
-            block = nnx.merge(graphdef, params)
-            return block(x_BTD, rotation, lambda q, k, v: packed_attention(q, k, v, segment_ids_BT)), None
+        `adapters` (skillrl/models/lora.py) are added to the weights of each layer as it is computed.
+        """
+        adapters = adapters or {}
+        rotation = rotary(positions_BT, self.cfg)
+        x_BTD = self._embed(tokens_BT, "tokens")
 
-        if self.cfg.remat == "full":
-            layer = jax.checkpoint(layer, prevent_cse=False)
-        x_BTD, _ = jax.lax.scan(layer, self._embed(tokens_BT), stacked, unroll=min(self.cfg.unroll, self.cfg.layers))
+        def attention(q_BTNH, k_BTKH, v_BTKH):
+            return packed_attention(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, self.cfg.attention)
+
+        for name, blocks in self._stacks().items():
+            graphdef, stacked = nnx.split(blocks)
+
+            def layer(x_BTD, params, graphdef=graphdef):
+                x_BTD = checkpoint_name(x_BTD, LAYER_INPUT)
+                params, adapters_of_layer = params
+                if adapters_of_layer:
+                    params = merge_layer(nnx.to_pure_dict(params), adapters_of_layer, adapters["scale"])
+                block = nnx.merge(graphdef, params)
+                return block(x_BTD, rotation, attention), None
+
+            x_BTD, _ = jax.lax.scan(
+                remat(layer, self.cfg.remat),
+                x_BTD,
+                (stacked, adapters.get(name, {})),
+                unroll=min(self.cfg.unroll, blocks.layers),
+            )
         return rms_norm(x_BTD, self.final_norm_D[...], self.cfg.norm_eps)
 
     def decode(
-        self, tokens_BC: Int[Array, "B C"], positions_BC: Int[Array, "B C"], cache: KVCache
-    ) -> tuple[Float[Array, "B C D"], KVCache]:
-        """Writes C new tokens a row into the cache and returns their final hidden states.
+        self, tokens_ST: Int[Array, "S T"], ragged: Ragged, cache: PagedCache
+    ) -> tuple[Float[Array, "S T D"], PagedCache]:
+        """Writes the new tokens of some rows into the cache and returns their final hidden states.
 
-        C = 1 decodes, C > 1 prefills a chunk. Each token sees the cache at positions up to its own, the new ones
-        included. A token with position -1, or at or beyond the cache's capacity, is padding: it is written nowhere
-        and its hidden state means nothing. Donate the cache (or carry it through a loop) to update it in place.
+        Each token sees the cache at positions up to its own, the new ones included. Hidden states of padding mean
+        nothing. Donate the cache (or carry it through a loop) to update it in place.
         """
-        rotation = rotary(positions_BC, self.cfg.head_dim, self.cfg.rope_theta)
-        slots_BC = jnp.where(positions_BC < 0, cache.max_tokens, positions_BC)
-        rows_B1 = jnp.arange(tokens_BC.shape[0])[:, None]
-        graphdef, stacked = nnx.split(self.blocks)
-        keys, values = [], []
+        rotation = rotary(ragged.positions(tokens_ST.shape[1])[1], self.cfg)
+        # The new tokens are few, and not split over the mesh as those of a packed row are.
+        first, state = 0, (self._embed(tokens_ST, None), cache)
+        for blocks in self._stacks().values():
+            graphdef, stacked = nnx.split(blocks)
 
-        def attention(layer, q, k, v):
-            keys.append(cache.k_BKHS[layer].at[rows_B1, :, :, slots_BC].set(k, mode="drop"))
-            values.append(cache.v_BKSH[layer].at[rows_B1, :, slots_BC].set(v, mode="drop"))
-            return cached_attention(q, keys[-1], values[-1], positions_BC)
+            def layer(state, inputs, graphdef=graphdef):
+                (x_STD, cache), (params, index) = state, inputs
 
-        x_BCD = self._embed(tokens_BC)
-        # A loop over layers, not a scan: scanning would copy every layer's cache in each step.
-        for layer in range(self.cfg.layers):
-            block = nnx.merge(graphdef, jax.tree.map(lambda p, layer=layer: p[layer], stacked))
-            x_BCD = block(x_BCD, rotation, functools.partial(attention, layer))
-        return rms_norm(x_BCD, self.final_norm_D[...], self.cfg.norm_eps), KVCache(tuple(keys), tuple(values))
+                def attention(q, k, v):
+                    nonlocal cache
+                    cache, out = extend_and_attend(cache, index, self.cfg.layers, q, k, v, ragged)
+                    return out
+
+                x_STD = nnx.merge(graphdef, params)(x_STD, rotation, attention, tokens=None)
+                return (x_STD, cache), None
+
+            indices = first + jnp.arange(blocks.layers)
+            unroll = min(self.cfg.unroll, blocks.layers)
+            state, _ = jax.lax.scan(layer, state, (stacked, indices), unroll=unroll)
+            first += blocks.layers
+        return rms_norm(state[0], self.final_norm_D[...], self.cfg.norm_eps), state[1]
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Float32 logits of hidden states."""
         head = self.embed_VD[...].T if self.cfg.tied else self.head_DV[...]
         return jnp.einsum("...d,dv->...v", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
-    def _embed(self, tokens_BT):
-        x_BTD = jnp.take(self.embed_VD[...], tokens_BT, axis=0, mode="clip").astype(self.cfg.dtype)
-        return sharding.constrain(x_BTD, "batch", None, None)
+    def _embed(self, tokens_BT, tokens_axis):
+        table_VD = self.embed_VD[...]
+        if tokens_axis:
+            # Gathered over its width: otherwise the result is moved from width to rows by way of a full copy.
+            table_VD = sharding.constrain(table_VD, "vocab", None)
+        x_BTD = jnp.take(table_VD, tokens_BT, axis=0, mode="clip").astype(self.cfg.dtype)
+        return sharding.constrain(x_BTD, "batch", tokens_axis, None)
+
+    def _stacks(self) -> dict[str, Blocks]:
+        """The stacks of layers in their order: dense ones, then those with experts."""
+        return {name: getattr(self, name) for name in ("blocks", "moe_blocks") if hasattr(self, name)}
 
 
 def split(policy: Policy) -> Params:

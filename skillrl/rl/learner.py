@@ -14,19 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from skillrl import sharding
+from skillrl.models import lora
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig
+from skillrl.rl import optimizer
 from skillrl.rl.logprobs import token_logprobs
 from skillrl.rl.losses import LossConfig, policy_loss
-from skillrl.rl.packing import SKILL_NAMES
+from skillrl.rl.optimizer import OptimizerConfig
+from skillrl.rl.summary import merge_sums, summary, token_sums
 from skillrl.types import Batch
-
-# Per-token metrics whose batch value is a maximum, not a mean.
-_MAXIMA = ("mismatch_ratio_max",)
 
 
 class LearnerError(RuntimeError):
@@ -34,19 +33,8 @@ class LearnerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class LearnerConfig:
+class LearnerConfig(OptimizerConfig):
     loss: LossConfig = LossConfig()
-    learning_rate: float = 1e-4
-    # Updates of linear warm-up, from learning_rate / (warmup_steps + 1).
-    warmup_steps: int = 0
-    # Updates until a cosine decay has reached `final_learning_rate`; 0 keeps the rate constant.
-    decay_steps: int = 0
-    final_learning_rate: float = 0.0
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
     # Rows of a micro-batch, over the whole mesh.
     micro_rows: int = 8
     # Tokens of a row whose logits exist at the same time.
@@ -58,6 +46,10 @@ class LearnerConfig:
     minibatches: int = 1
     # Updates with a non-finite loss or gradient in a row after which training stops.
     max_skipped: int = 5
+    # Rank of low-rank adapters, which are then all that is trained; 0 trains every parameter.
+    lora_rank: int = 0
+    # The adapters' product is multiplied by lora_alpha / lora_rank.
+    lora_alpha: float = 32.0
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +57,10 @@ class LearnerConfig:
 class TrainState:
     """Everything that an update changes; a pytree."""
 
+    # All parameters; with adapters they stay as they were.
     params: models.Params
+    # Low-rank adapters as skillrl/models/lora.py describes them; empty without.
+    adapters: models.Params
     opt_state: Any
     # Optimizer updates so far, skipped ones included.
     step: jax.Array
@@ -87,52 +82,96 @@ class Learner:
             raise sharding.ShardingError(
                 f"micro_rows={cfg.micro_rows} is no multiple of the mesh's {shards} row shards"
             )
-        self.schedule = _schedule(cfg)
-        self._tx = _optimizer(cfg, self.schedule, models.param_axes(model))
+        self.schedule = optimizer.learning_rate_schedule(cfg)
+        axes = models.param_axes(model)
+        self._tx = optimizer.adamw(cfg, self.schedule, trained_part(axes, self._adapter_axes(axes)))
         self._abstract = models.abstract_params(model)
-        self._shardings = self._state_shardings()
-        self._gradient = jax.jit(self._micro_gradient, donate_argnums=1)
-        self._apply = jax.jit(self._apply_gradient, donate_argnums=0)
-        self._score = jax.jit(lambda params, micro: self._logprobs(params, micro)[0])
+        self._shardings, self._opt_state_used = self._state_shardings()
+        trained = trained_part(self._shardings.params, self._shardings.adapters)
+        # With one micro-batch there is nothing to add up: the accumulator, 4 bytes a parameter, is saved.
+        self._gradient = jax.jit(self._micro_gradient, out_shardings=(trained, None))
+        self._accumulate = jax.jit(self._add_gradient, out_shardings=(trained, None), donate_argnums=0)
+        self._apply = jax.jit(self._apply_gradient, out_shardings=(self._shardings, None), donate_argnums=0)
+        self._score = jax.jit(lambda weights, micro: self._logprobs(weights, micro)[0])
         # Compiled at their first call; made here so that another call finds them.
         placed = functools.partial(jax.jit, out_shardings=self._shardings.params)
         self._fresh_params = placed(functools.partial(models.init_params, model))
         self._copy_params = placed(lambda params: jax.tree.map(jnp.copy, params))
-        self._zeros = placed(lambda: jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), self._abstract))
-        self._fresh_opt_state = jax.jit(self._tx.init, out_shardings=self._shardings.opt_state)
+        self._fresh_adapters = jax.jit(self._init_adapters, out_shardings=self._shardings.adapters)
+        self._zeros = jax.jit(self._zero_gradient, out_shardings=trained)
+        self._fresh_opt_state = jax.jit(
+            functools.partial(optimizer.init_state, self._tx), out_shardings=self._shardings.opt_state
+        )
+        self._merge = placed(lora.merge_adapters)
 
     def init(self, seed: int, params: models.Params | None = None) -> TrainState:
         """A new state; with `params` (an imported or warm-started policy) instead of fresh ones where given."""
         # A copy of given ones: updates donate the state, and the caller's arrays must live on.
         params = self._fresh_params(jax.random.key(seed)) if params is None else self._copy_params(params)
-        opt_state = self._fresh_opt_state(params)
+        adapters = self._fresh_adapters(jax.random.key(seed + 2)) if self.cfg.lora_rank else {}
+        opt_state = self._fresh_opt_state(trained_part(params, adapters))
         rest = jax.device_put((jnp.int32(0), jnp.int32(0), jax.random.key(seed + 1), jnp.int32(0)), self._replicated)
-        return TrainState(params, opt_state, *rest)
+        return TrainState(params, adapters, opt_state, *rest)
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state: what a checkpoint is restored into."""
         shapes = jax.eval_shape(self._fresh)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self._shardings)
 
-    def logprobs(self, params: models.Params, batch: Batch) -> np.ndarray:
+    def policy_params(self, state: TrainState) -> models.Params:
+        """What to sample from and to export: the parameters, adapters merged into them."""
+        return self._merge(state.params, state.adapters) if state.adapters else state.params
+
+    def logprobs(self, params: models.Params, batch: Batch, adapters: models.Params | None = None) -> np.ndarray:
         """Log-probability of each policy token of the batch, float32 [B, T]; 0 elsewhere."""
+        weights = (params, adapters or {})
         with jax.set_mesh(self.mesh):
-            return np.concatenate([np.asarray(self._score(params, micro)) for micro in self._micro_batches(batch)])
+            return np.concatenate([np.asarray(self._score(weights, micro)) for micro in self._micro_batches(batch)])
+
+    def lowered(self, row_tokens: int) -> dict[str, jax.stages.Lowered]:
+        """Every program of an update on rows of that length, lowered for the mesh; nothing is allocated or run."""
+        place = sharding.named(self.mesh, "batch", "tokens")
+
+        def array(dtype):
+            return jax.ShapeDtypeStruct((self.cfg.micro_rows, row_tokens), dtype, sharding=place)
+
+        integers, floats = ("tokens", "segment_ids", "positions", "skill_ids"), ("advantages", "sampler_logprobs")
+        micro = {name: array(jnp.int32) for name in integers}
+        micro |= {name: array(jnp.float32) for name in (*floats, "loss_weights")} | {"loss_mask": array(jnp.bool_)}
+        cfg, state, scale = self.cfg, self.abstract_state(), jax.ShapeDtypeStruct((), jnp.float32)
+        weights, programs = (state.params, state.adapters), {}
+        if cfg.epochs * cfg.minibatches > 1 or cfg.loss.kl_coef:
+            programs["score"] = (self._score, weights, dict(micro))
+        if cfg.epochs * cfg.minibatches > 1:
+            micro["old_logprobs"] = array(jnp.float32)
+        if cfg.loss.kl_coef:
+            micro["ref_logprobs"] = array(jnp.float32)
+        grads = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), trained_part(*weights)
+        )
+        programs["gradient"] = (self._gradient, weights, micro, scale)
+        programs["accumulate"] = (self._accumulate, grads, weights, micro, scale)
+        programs["apply"] = (self._apply, state, grads, scale)
+        with jax.set_mesh(self.mesh):
+            return {name: program.lower(*args) for name, (program, *args) in programs.items()}
 
     def update(
         self, state: TrainState, batch: Batch, ref_params: models.Params | None = None
     ) -> tuple[TrainState, dict[str, float]]:
         """Learns from one batch and raises the policy version by one. `state` is donated.
 
-        `ref_params` is the reference of the KL term. Metrics are means over policy tokens, of the batch (`name`) and
-        of each skill in it (`name/skill`). Raises LearnerError after `max_skipped` non-finite updates in a row.
+        `ref_params` is the reference of the KL term; with adapters it is the policy without them unless given. Metrics
+        are means over policy tokens, of the batch (`name`) and of each skill in it (`name/skill`). Raises LearnerError
+        after `max_skipped` non-finite updates in a row.
         """
         cfg = self.cfg
+        if ref_params is None and state.adapters:
+            ref_params = state.params
         if cfg.loss.kl_coef and ref_params is None:
             raise LearnerError("kl_coef is set but update() was given no ref_params")
         extra = {}
         if cfg.epochs * cfg.minibatches > 1:
-            extra["old_logprobs"] = self.logprobs(state.params, batch)
+            extra["old_logprobs"] = self.logprobs(state.params, batch, state.adapters)
         if cfg.loss.kl_coef:
             extra["ref_logprobs"] = self.logprobs(ref_params, batch)
         totals: dict[str, Any] = {}
@@ -142,11 +181,15 @@ class Learner:
             part = _take(batch, rows)
             # The weights of a minibatch sum to 1 again, as those of the batch did.
             scale = 1.0 if len(rows) == len(batch.tokens) else 1 / max(float(part.loss_weights.sum()), 1e-9)
-            state, sums, applied = self._one_update(state, part, {k: v[rows] for k, v in extra.items()}, scale)
-            totals = sums if not totals else _merge_sums(totals, sums)
+            grads, sums = self._batch_gradient(
+                (state.params, state.adapters), part, {k: v[rows] for k, v in extra.items()}, scale
+            )
+            with jax.set_mesh(self.mesh):
+                state, applied = self._apply(state, grads, sums["loss"])
+            totals = sums if not totals else merge_sums(totals, sums)
             updates.append(applied)
         state = dataclasses.replace(state, version=state.version + 1)
-        metrics = _summary(jax.device_get(totals), jax.device_get(updates))
+        metrics = summary(jax.device_get(totals), jax.device_get(updates))
         metrics["learning_rate"] = float(self.schedule(first_step))
         metrics["version"] = float(state.version)
         if int(state.skipped) >= cfg.max_skipped:
@@ -158,18 +201,28 @@ class Learner:
 
     # One update.
 
-    def _one_update(self, state, batch, extra, scale):
+    def _batch_gradient(self, weights, batch, extra, scale):
+        """Gradient and metric sums of all micro-batches."""
         with jax.set_mesh(self.mesh):
+            if len(batch.tokens) == self.cfg.micro_rows:
+                (micro,) = self._micro_batches(batch, extra)
+                return self._gradient(weights, micro, jnp.float32(scale))
             grads, sums = self._zeros(), None
             for micro in self._micro_batches(batch, extra):
-                grads, new = self._gradient(state.params, grads, micro, jnp.float32(scale))
-                sums = new if sums is None else _merge_sums(sums, new)
-            state, applied = self._apply(state, grads, sums["loss"])
-        return state, sums, applied
+                grads, new = self._accumulate(grads, weights, micro, jnp.float32(scale))
+                sums = new if sums is None else merge_sums(sums, new)
+        return grads, sums
 
-    def _micro_gradient(self, params, grads, micro, scale):
-        def loss_fn(params):
-            logprobs, entropy = self._logprobs(params, micro)
+    def _add_gradient(self, grads, weights, micro, scale):
+        new, sums = self._micro_gradient(weights, micro, scale)
+        return jax.tree.map(jnp.add, grads, new), sums
+
+    def _micro_gradient(self, weights, micro, scale):
+        params, adapters = weights
+
+        def loss_fn(trained):
+            now = (params, adapters | trained) if adapters else (trained, adapters)
+            logprobs, entropy = self._logprobs(now, micro)
             old = micro.get("old_logprobs", jax.lax.stop_gradient(logprobs))
             loss, metrics = policy_loss(
                 self.cfg.loss, logprobs, old, micro["advantages"], micro["loss_mask"], micro["segment_ids"],
@@ -178,30 +231,31 @@ class Learner:
             weighted = scale * micro["loss_weights"] * loss
             return weighted.sum(), metrics | {"entropy": entropy, "logprob": jax.lax.stop_gradient(logprobs)}
 
-        (loss, metrics), new = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        grads = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), grads, new)
-        return grads, {"loss": loss} | _token_sums(metrics, micro["loss_mask"], micro["skill_ids"])
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained_part(params, adapters))
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+        return grads, {"loss": loss} | token_sums(metrics, micro["loss_mask"], micro["skill_ids"])
 
-    def _logprobs(self, params, micro):
+    def _logprobs(self, weights, micro):
+        params, adapters = weights
         policy = models.merge(self.model, params)
-        hidden = policy(micro["tokens"], micro["positions"], micro["segment_ids"])
+        hidden = policy(micro["tokens"], micro["positions"], micro["segment_ids"], adapters)
         return token_logprobs(
             policy, hidden, micro["tokens"], micro["loss_mask"], self.cfg.temperature, self.cfg.logprob_chunk
         )
 
     def _apply_gradient(self, state: TrainState, grads, loss):
-        norm = optax.global_norm(grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        grads = jax.tree.map(lambda g, p: jnp.where(finite, g, 0).astype(p.dtype), grads, state.params)
-        changes, opt_state = self._tx.update(grads, state.opt_state, state.params)
-
-        def keep(new, old):
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
+        trained = trained_part(state.params, state.adapters)
+        opt_state = state.opt_state
+        if self.cfg.optimizer_memory == "host":
+            opt_state = jax.device_put(opt_state, self._opt_state_used)
+        trained, opt_state, norm, finite = optimizer.update(self._tx, trained, opt_state, grads, loss)
+        if self.cfg.optimizer_memory == "host":
+            opt_state = jax.device_put(opt_state, self._shardings.opt_state)
+        changed = {"adapters": state.adapters | trained} if state.adapters else {"params": trained}
         state = dataclasses.replace(
             state,
-            params=keep(optax.apply_updates(state.params, changes), state.params),
-            opt_state=keep(opt_state, state.opt_state),
+            **changed,
+            opt_state=opt_state,
             step=state.step + 1,
             skipped=jnp.where(finite, 0, state.skipped + 1),
         )
@@ -213,27 +267,40 @@ class Learner:
     def _replicated(self):
         return sharding.named(self.mesh)
 
+    def _init_adapters(self, key):
+        return lora.init_adapters(self._abstract, self.cfg.lora_rank, self.cfg.lora_alpha, key)
+
+    def _adapter_axes(self, axes):
+        return lora.adapter_axes(axes) if self.cfg.lora_rank else {}
+
     def _fresh(self) -> TrainState:
         params = models.init_params(self.model, jax.random.key(0))
+        adapters = self._init_adapters(jax.random.key(0)) if self.cfg.lora_rank else {}
         zero = jnp.int32(0)
-        return TrainState(params, self._tx.init(params), zero, zero, jax.random.key(0), zero)
+        opt_state = optimizer.init_state(self._tx, trained_part(params, adapters))
+        return TrainState(params, adapters, opt_state, zero, zero, jax.random.key(0), zero)
 
-    def _state_shardings(self) -> TrainState:
-        params = models.param_shardings(self.model, self.mesh)
-        opt_state = optax.tree_utils.tree_map_params(
-            self._tx,
-            lambda _, s: s,
-            jax.eval_shape(self._tx.init, self._abstract),
-            params,
-            transform_non_params=lambda _: self._replicated,
+    def _zero_gradient(self):
+        adapters = self._init_adapters(jax.random.key(0)) if self.cfg.lora_rank else {}
+        return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained_part(self._abstract, adapters))
+
+    def _state_shardings(self) -> tuple[TrainState, Any]:
+        """Of the state between updates, and of the optimizer state during one."""
+        params, adapters, abstract = models.param_shardings(self.model, self.mesh), {}, {}
+        if self.cfg.lora_rank:
+            axes = self._adapter_axes(models.param_axes(self.model))
+            abstract = jax.eval_shape(self._init_adapters, jax.random.key(0))
+            adapters = jax.tree.map(lambda _, names: sharding.named(self.mesh, *names), abstract, axes)
+        used, stays = optimizer.state_shardings(
+            self._tx, self.cfg, trained_part(self._abstract, abstract), trained_part(params, adapters), self.mesh
         )
-        return TrainState(params, opt_state, *(self._replicated,) * 4)
+        return TrainState(params, adapters, stays, *(self._replicated,) * 4), used
 
     def _micro_batches(self, batch: Batch, extra: Mapping[str, np.ndarray] | None = None):
         self._check_rows(batch)
         rows, size = len(batch.tokens), self.cfg.micro_rows
         arrays = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)} | dict(extra or {})
-        place = sharding.named(self.mesh, "batch", None)
+        place = sharding.named(self.mesh, "batch", "tokens")
         for start in range(0, rows, size):
             yield jax.device_put({name: a[start : start + size] for name, a in arrays.items()}, place)
 
@@ -241,6 +308,12 @@ class Learner:
         rows, size = len(batch.tokens), self.cfg.micro_rows
         if rows % size:
             raise LearnerError(f"{rows} rows are no multiple of micro_rows={size}; pack with rows_multiple={size}")
+        length, parts = batch.tokens.shape[1], sharding.token_shards(self.mesh)
+        if length % parts:
+            raise LearnerError(
+                f"rows of {length} tokens do not divide over the mesh's context={parts}; pack with a length that is a "
+                f"multiple of {parts}"
+            )
 
     def _minibatches(self, batch: Batch, step: int):
         """Row indices of each update: whole micro-batches, shuffled where there are several updates."""
@@ -256,64 +329,10 @@ class Learner:
             yield from (part.ravel() for part in np.array_split(micro, cfg.minibatches))
 
 
-def _token_sums(metrics, mask, skill_ids):
-    """Per skill: number of policy tokens, and the sum (or maximum) of each metric over them."""
-    member = mask[..., None] & (skill_ids[..., None] == jnp.arange(len(SKILL_NAMES)))
-    sums = {"tokens": member.sum(axis=(0, 1)).astype(jnp.float32)}
-    for name, value in metrics.items():
-        spread = jnp.where(member, value[..., None], 0)
-        sums[name] = spread.max(axis=(0, 1)) if name in _MAXIMA else spread.sum(axis=(0, 1))
-    return sums
-
-
-def _merge_sums(left, right):
-    return {n: jnp.maximum(left[n], right[n]) if n in _MAXIMA else left[n] + right[n] for n in left}
-
-
-def _summary(sums, updates) -> dict[str, float]:
-    """Means over tokens of the whole batch (`name`) and of each skill in it (`name/skill`)."""
-    counts = sums["tokens"]
-    out = {
-        "loss": float(sums["loss"]) / len(updates),
-        "tokens": float(counts.sum()),
-        "grad_norm": float(np.mean([u["grad_norm"] for u in updates])),
-        "skipped_updates": float(sum(bool(u["skipped"]) for u in updates)),
-    }
-    out |= {f"tokens/{skill}": float(n) for skill, n in zip(SKILL_NAMES, counts, strict=True) if n}
-    for name, values in sums.items():
-        if name in ("loss", "tokens"):
-            continue
-        maximum = name in _MAXIMA
-        out[name] = float(values.max() if maximum else values.sum() / max(counts.sum(), 1))
-        for skill, value, n in zip(SKILL_NAMES, values, counts, strict=True):
-            if n:
-                out[f"{name}/{skill}"] = float(value if maximum else value / n)
-    return out
+def trained_part(params: models.Params, adapters: models.Params) -> models.Params:
+    """What an update changes: the adapters but for their scale where there are any, or else every parameter."""
+    return {name: value for name, value in adapters.items() if name != "scale"} if adapters else params
 
 
 def _take(batch: Batch, rows: np.ndarray) -> Batch:
     return Batch(**{f.name: getattr(batch, f.name)[rows] for f in dataclasses.fields(batch)})
-
-
-def _schedule(cfg: LearnerConfig) -> optax.Schedule:
-    first = cfg.learning_rate / (cfg.warmup_steps + 1)
-    if cfg.decay_steps:
-        return optax.warmup_cosine_decay_schedule(
-            first,
-            cfg.learning_rate,
-            cfg.warmup_steps,
-            max(cfg.decay_steps, cfg.warmup_steps + 1),
-            cfg.final_learning_rate,
-        )
-    if cfg.warmup_steps:
-        return optax.linear_schedule(first, cfg.learning_rate, cfg.warmup_steps)
-    return optax.constant_schedule(cfg.learning_rate)
-
-
-def _optimizer(cfg: LearnerConfig, schedule: optax.Schedule, axes) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm; norms' scales do not decay."""
-    decays = jax.tree.map(lambda names: "norm" not in names, axes, is_leaf=lambda x: isinstance(x, tuple))
-    return optax.chain(
-        optax.clip_by_global_norm(cfg.max_grad_norm),
-        optax.adamw(schedule, cfg.beta1, cfg.beta2, cfg.epsilon, weight_decay=cfg.weight_decay, mask=decays),
-    )

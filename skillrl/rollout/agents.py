@@ -21,6 +21,7 @@ import numpy as np
 
 from skillrl.chat import ChatFormat, Final, ToolCall
 from skillrl.sampling.engine import Engine
+from skillrl.sampling.streams import Stream
 from skillrl.sampling.turns import Sampled
 from skillrl.types import Task
 
@@ -46,28 +47,26 @@ class Agents(Protocol):
 
 
 class PolicyAgents:
-    """Agents whose turns the engine samples. Opening one waits for a free row of the engine's cache."""
+    """Agents whose turns the engine samples. Opening one waits while the engine has its most streams open."""
 
     def __init__(self, engine: Engine):
         self._engine = engine
 
     @asynccontextmanager
     async def open(self, task: Task, *, seed: int, temperature: float):
-        row = await self._engine.acquire()
+        stream = await self._engine.open(seed=seed, temperature=temperature)
         try:
-            yield _PolicyAgent(self._engine, row, seed, temperature)
+            yield _PolicyAgent(self._engine, stream)
         finally:
-            self._engine.release(row)
+            self._engine.release(stream)
 
 
 class _PolicyAgent:
-    def __init__(self, engine: Engine, row: int, seed: int, temperature: float):
-        self._engine, self._row, self._seed, self._temperature = engine, row, seed, temperature
+    def __init__(self, engine: Engine, stream: Stream):
+        self._engine, self._stream = engine, stream
 
     async def act(self, message: str, new_tokens: Sequence[int], *, max_tokens: int) -> Sampled:
-        return await self._engine.generate(
-            self._row, new_tokens, budget=max_tokens, temperature=self._temperature, seed=self._seed
-        )
+        return await self._engine.generate(self._stream, new_tokens, budget=max_tokens)
 
 
 class ScriptedAgents:

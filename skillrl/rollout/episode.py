@@ -176,7 +176,7 @@ class _Run:
             if turn == self.budgets.max_turns:
                 break
             role, message = "tool", shorten(observation.text, self.chat.tokenizer, self.budgets.max_observation_tokens)
-            new_ids = self.chat.bridge(message)
+            new_ids = self.chat.bridge(message, ended_by=int(sampled.tokens[-1]))
         return Status.TRUNCATED_TURNS, missing
 
 

@@ -1,13 +1,13 @@
 """Samples the turns of many episodes at once.
 
-    row = await engine.acquire()
-    turn = await engine.generate(row, prompt_ids, budget=100, temperature=1.0, seed=7)
-    turn = await engine.generate(row, tool_result_ids, budget=100, temperature=1.0, seed=7)
-    engine.release(row)
+    stream = await engine.open(seed=7, temperature=1.0)
+    turn = await engine.generate(stream, prompt_ids, budget=100)
+    turn = await engine.generate(stream, tool_result_ids, budget=100)
+    engine.release(stream)
 
-An episode owns a row of the cache for its life, so its past is computed once. A loop in the background, alive while
-there is work, takes the next call: a chunk of known tokens for rows that have some, or several decode steps for
-rows that sample. The calls run in a worker thread: the event loop never waits for the device.
+A stream keeps its pages of the cache while its tool runs, and only new tokens are computed when it comes back;
+streams that begin with the same prompt compute it once. A loop in the background, alive while there is work, makes one
+call after the other in a worker thread: the event loop never waits for the device.
 """
 
 import asyncio
@@ -22,44 +22,40 @@ import jax
 from jax.sharding import Mesh
 
 from skillrl import sharding
-from skillrl.models.cache import KVCache
+from skillrl.models.cache import PagedCache
 from skillrl.models.config import ModelConfig
 from skillrl.models.policy import Params
 from skillrl.sampling import step
-from skillrl.sampling.plan import Plan, Request, Shapes, next_plan
+from skillrl.sampling.batches import batch_of
+from skillrl.sampling.scheduler import Plan, Scheduler, Shapes
+from skillrl.sampling.streams import Stream
 from skillrl.sampling.turns import Sampled, SamplingError
+
+# What happens to turns in the making, and to what the cache holds, when new weights come.
+UPDATES = ("keep", "recompute", "drain")
 
 
 @dataclasses.dataclass
 class Counters:
     """Since the engine was made."""
 
-    # Sampled tokens, and known tokens that went into the cache.
+    # Sampled tokens.
     tokens: int = 0
-    prefill_tokens: int = 0
-    prefill_calls: int = 0
-    decode_calls: int = 0
+    calls: int = 0
     decode_steps: int = 0
-    # Seconds in calls, and seconds in which episodes held rows but all of them waited for something else.
+    # Seconds in calls; seconds between calls in which some stream had work; seconds in which streams were open, but all
+    # of them waited for something else.
     busy_s: float = 0.0
+    host_s: float = 0.0
     idle_s: float = 0.0
 
 
-@dataclasses.dataclass
-class _Row:
-    """What the cache holds of an episode."""
-
-    length: int = 0
-    # The last sampled token: known, but not yet in the cache.
-    carry: tuple[int, ...] = ()
-    # False after a turn that did not finish: what the cache holds is then unknown.
-    sound: bool = True
-
-
 class Engine:
-    """Continuous batching over a cache of `rows` x `max_tokens`. All methods belong to the event loop's thread.
+    """Continuous batching over a paged cache. All methods belong to the event loop's thread.
 
-    `params` must not be donated elsewhere while turns are sampled, until `update` has replaced them.
+    At most `streams` episodes are open at the same time, each of up to `max_tokens` tokens; the cache holds
+    `cache_tokens` (0: enough for all of them). `params` must not be donated elsewhere while turns are sampled, until
+    `update` has replaced them. On a mesh each part of the batch axes is a replica with streams and pages of its own.
     """
 
     def __init__(
@@ -67,25 +63,39 @@ class Engine:
         cfg: ModelConfig,
         params: Params,
         *,
-        stop_id: int,
-        rows: int,
+        stop_ids: Sequence[int],
+        streams: int,
         max_tokens: int,
+        cache_tokens: int = 0,
         mesh: Mesh | None = None,
         version: int = 0,
         shapes: Shapes | None = None,
     ):
-        shards = 1 if mesh is None else sharding.batch_shards(mesh)
-        self.rows, self.max_tokens, self.version = -(-rows // shards) * shards, max_tokens, version
-        self.shapes = (shapes or Shapes.default(self.rows)).rounded(shards)
+        self.replicas = 1 if mesh is None else sharding.batch_shards(mesh)
+        each = -(-streams // self.replicas)
+        self.shapes = shapes or Shapes.default(each, cfg.active_params)
+        size = self.shapes.page_tokens
+        self.max_tokens, self.version = max_tokens, version
+        # One page more than a stream has: to write into a page that it shares, it needs a copy.
+        least = -(-max_tokens // size) + 1
+        self._num_pages = -(-cache_tokens // (size * self.replicas)) if cache_tokens else each * least
+        if self._num_pages < least:
+            raise ValueError(
+                f"a cache of {cache_tokens} tokens in {self.replicas} replicas does not hold one stream of {max_tokens}"
+                f"; raise cache_tokens to at least {least * size * self.replicas}"
+            )
+        self._schedulers = [Scheduler(self.shapes, self._num_pages) for _ in range(self.replicas)]
+        self._cfg, self._params, self._mesh, self._stop_ids = cfg, params, mesh, tuple(stop_ids)
         self._counters = Counters()
         # Shapes of the calls made so far: each one is a compilation.
-        self.compiled: set[tuple[int, ...]] = set()
-        self._cfg, self._params, self._mesh, self._stop_id = cfg, params, mesh, stop_id
-        self._cache: KVCache | None = None
-        self._free = collections.deque(range(self.rows))
-        self._held: dict[int, _Row] = {}
-        self._waiters: collections.deque[asyncio.Future[int]] = collections.deque()
-        self._requests: list[Request] = []
+        self.compiled: set[tuple[int, int]] = set()
+        self._cache: PagedCache | None = None
+        self._open = 0
+        self._most_open = streams
+        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._home: dict[Stream, Scheduler] = {}
+        self._turns: dict[Stream, asyncio.Future[None]] = {}
+        self._gate: asyncio.Event | None = None
         self._driver: asyncio.Task | None = None
         self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._last_end = 0.0
@@ -95,151 +105,192 @@ class Engine:
 
     async def __aexit__(self, *exc) -> None:
         """Ends the background loop and its thread; turns still in the making fail."""
-        for request in self._requests:
-            if not request.future.done():
-                request.future.set_exception(SamplingError("the sampler was closed"))
+        for turn in self._turns.values():
+            if not turn.done():
+                turn.set_exception(SamplingError("the sampler was closed"))
         if self._driver is not None:
             await asyncio.wait({self._driver})
         self._executor.shutdown()
 
-    async def update(self, params: Params, version: int) -> None:
-        """New weights; episodes in flight go on under them. When it returns, no call uses the former weights."""
+    async def update(self, params: Params, version: int, mode: str = "keep") -> None:
+        """New weights between two calls. When it returns, no call uses the former ones.
+
+        "keep": streams go on under the new weights with what the cache holds. "recompute": the cache is computed again
+        under the new weights, so that what is sampled from now on has the log-probabilities of the new policy alone.
+        "drain": turns in the making end under the former weights first, new ones wait; the cache is kept.
+        Raises ValueError for parameters of another structure, shape or dtype; the former ones then stay.
+        """
+        if mode not in UPDATES:
+            raise ValueError(f"update mode {mode!r}; one of {', '.join(UPDATES)}")
+        _check_like(params, self._params)
+        if mode == "drain":
+            gate = self._gate = asyncio.Event()
+            try:
+                if self._turns:
+                    await asyncio.wait(list(self._turns.values()))
+            finally:
+                self._gate = None
+                gate.set()
         self._params, self.version = params, version
+        for scheduler in self._schedulers:
+            scheduler.new_weights(version, recompute=mode == "recompute")
         # The worker takes one call after the other: when this one's turn has come, the last old one is over.
         await asyncio.get_running_loop().run_in_executor(self._executor, lambda: None)
 
     def counters(self) -> dict[str, float]:
-        """Totals since the engine was made, see Counters."""
-        return dataclasses.asdict(self._counters) | {"compilations": len(self.compiled)}
+        """Totals since the engine was made, see Counters and scheduler.Totals; pages and streams are those of now."""
+        totals = [dataclasses.asdict(scheduler.totals) for scheduler in self._schedulers]
+        sums = {name: sum(t[name] for t in totals) for name in totals[0]}
+        rows_used = self._counters.tokens / max(self._counters.decode_steps, 1)
+        return dataclasses.asdict(self._counters) | sums | {
+            "rows_used": rows_used,
+            "pages_used": sum(scheduler.pages_used for scheduler in self._schedulers),
+            "pages": self._num_pages * self.replicas,
+            "streams": self._open,
+            "compilations": len(self.compiled),
+        }  # fmt: skip
 
-    async def acquire(self) -> int:
-        """A row, once one is free; first come, first served."""
-        if self._free and not self._waiters:
-            row = self._free.popleft()
+    async def open(self, *, seed: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Stream:
+        """A stream, once fewer than the most are open; first come, first served."""
+        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise ValueError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: nothing to sample")
+        if self._open < self._most_open and not self._waiters:
+            self._open += 1
         else:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
-                row = await waiter
+                await waiter
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():
-                    self._hand_on(waiter.result())
+                    self._hand_on()
                 raise
-        self._held[row] = _Row()
-        return row
+        stream = Stream(seed & 0x7FFFFFFF, temperature, top_k, top_p)
+        held = collections.Counter(id(scheduler) for scheduler in self._home.values())
+        self._home[stream] = min(self._schedulers, key=lambda scheduler: held[id(scheduler)])
+        return stream
 
-    def release(self, row: int) -> None:
-        """Gives the row back; what it held is forgotten."""
-        if self._held.pop(row, None) is None:
-            raise ValueError(f"row {row} is not held; release it once")
-        if not self._held:
+    def release(self, stream: Stream) -> None:
+        """Ends the stream; its pages go to others."""
+        if stream not in self._home:
+            raise ValueError("the stream is not open; release it once")
+        self._home.pop(stream).close(stream)
+        if not self._home:
             self._last_end = 0.0  # nobody waits: what follows is not idling
-        self._hand_on(row)
+        self._hand_on()
 
-    def _hand_on(self, row: int) -> None:
+    def _hand_on(self) -> None:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_result(row)
+                waiter.set_result(None)
                 return
-        self._free.append(row)
+        self._open -= 1
 
-    async def generate(
-        self, row: int, new_tokens: Sequence[int], *, budget: int, temperature: float, seed: int
-    ) -> Sampled:
-        """Appends `new_tokens` to the row's stream and samples until the stop token or `budget` tokens.
+    async def generate(self, stream: Stream, new_tokens: Sequence[int], *, budget: int) -> Sampled:
+        """Appends `new_tokens` to the stream and samples until a stop token or `budget` tokens.
 
-        The token at position p of the stream depends on the seed, p and what stands before, never on other rows; for
-        the tiny variant bit by bit. (How much of the cache a call reads follows its longest row, and for some shapes
-        of heads XLA sums another length in another order: log-probabilities then differ by about 1e-6.)
-        Raises SamplingError for a stream that is too long for a row, for logits that are not finite, and for a row
-        whose last turn did not finish. Cancelling frees the work.
+        The token at position p of the stream depends on its seed, p and what stands before, never on other streams: on
+        a CPU bit by bit. (What was lost to others and computed again may differ in the last bits.)
+        Raises SamplingError for a stream that is too long and for logits that are not finite. After an error or a
+        cancellation the stream is what it was before this turn.
         """
-        state = self._held.get(row)
-        if state is None or any(request.row == row for request in self._requests):
-            raise ValueError(f"row {row} is {'not held' if state is None else 'busy'}; acquire one for each episode")
-        request = self._request(row, state, [*state.carry, *map(int, new_tokens)], budget, temperature, seed)
-        state.sound = False
-        self._requests.append(request)
+        if stream not in self._home or stream in self._turns:
+            raise ValueError(f"the stream is {'busy' if stream in self._turns else 'not open'}; open one an episode")
+        while self._gate is not None:
+            await self._gate.wait()
+        new_tokens = list(map(int, new_tokens))
+        self._check(stream, new_tokens, budget)
+        turn = self._turns[stream] = asyncio.get_running_loop().create_future()
+        scheduler = self._home[stream]
+        if self._last_end and len(self._turns) == 1:
+            self._counters.idle_s += time.monotonic() - self._last_end
+            self._last_end = time.monotonic()
+        scheduler.submit(stream, new_tokens, budget)
         if self._driver is None or self._driver.done() or self._driver.get_loop() is not asyncio.get_running_loop():
             self._driver = asyncio.create_task(self._drive())
         try:
-            await request.future
+            await turn
+            sampled = stream.sampled()
+            scheduler.park(stream)
+            return sampled
         finally:
-            if request in self._requests:
-                self._requests.remove(request)
-        state.length, state.carry, state.sound = request.position, tuple(request.pending), True
-        return request.sampled()
+            del self._turns[stream]
+            if stream.request is not None:
+                scheduler.cancel(stream)
 
-    def _request(self, row, state, pending, budget, temperature, seed) -> Request:
-        if not state.sound:
-            raise SamplingError(f"row {row}: its last turn did not finish; start the episode again on a new row")
-        if not pending or budget < 1 or temperature < 0:
-            raise ValueError(f"{len(pending)} tokens, budget {budget}, temperature {temperature}: nothing to sample")
-        if not all(0 <= token < self._cfg.vocab for token in pending):
+    def _check(self, stream: Stream, new_tokens: list[int], budget: int) -> None:
+        if not new_tokens or budget < 1:
+            raise ValueError(f"{len(new_tokens)} tokens, budget {budget}: nothing to sample")
+        if not all(0 <= token < self._cfg.vocab for token in new_tokens):
             raise SamplingError(f"a token is outside the policy's vocabulary of {self._cfg.vocab}")
-        total = state.length + len(pending) + budget
+        total = len(stream.tokens) + len(new_tokens) + budget
         if total > self.max_tokens:
-            raise SamplingError(f"a stream of up to {total} tokens in a row of {self.max_tokens}; raise max_tokens")
-        return Request(
-            row=row,
-            position=state.length,
-            pending=pending,
-            budget=budget,
-            temperature=temperature,
-            seed=seed,
-            future=asyncio.get_running_loop().create_future(),
-        )
+            raise SamplingError(f"a stream of up to {total} tokens where {self.max_tokens} fit; raise max_tokens")
 
     async def _drive(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._requests:
+        while any(scheduler.running for scheduler in self._schedulers):
+            plans, version = [s.plan() if s.running else Plan(()) for s in self._schedulers], self.version
             try:
-                plan, version = next_plan(self._requests, self.shapes, padding_row=self.rows), self.version
-                result = await loop.run_in_executor(self._executor, self._run, plan, self._params)
-                plan.apply(result, version)
+                out = await loop.run_in_executor(self._executor, self._run, plans, self._params)
             except Exception as e:
-                self._fail_all(e)
-            self._requests = [request for request in self._requests if not request.future.done()]
+                self._fail(plans, e)
+            else:
+                for replica, (scheduler, plan) in enumerate(zip(self._schedulers, plans, strict=True)):
+                    part = jax.tree.map(lambda x, replica=replica: x[replica] if x.ndim else x, out)
+                    for stream, reason in scheduler.apply(plan, part, version):
+                        self._end_turn(stream, SamplingError(reason) if reason else None)
+            # Lets the turns that ended go on, so that what they submit at once is in the next call.
+            await asyncio.sleep(0)
 
-    def _run(self, plan: Plan, params: Params) -> step.Decoded | None:
+    def _end_turn(self, stream: Stream, error: SamplingError | None) -> None:
+        turn = self._turns[stream]
+        if not turn.done():
+            turn.set_result(None) if error is None else turn.set_exception(error)
+
+    def _run(self, plans: list[Plan], params: Params) -> step.Decoded:
         """One device call, in the worker thread."""
         start = time.monotonic()
-        if self._last_end and self._held:
-            self._counters.idle_s += start - self._last_end
+        if self._last_end:
+            self._counters.host_s += start - self._last_end
+        width = -(-self.max_tokens // self.shapes.page_tokens)
+        batch = batch_of(plans, self.shapes, width, self._num_pages)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             if self._cache is None:
-                self._cache = step.empty_cache(self._cfg, self.rows, self.max_tokens)
+                self._cache = step.empty_cache(self._cfg, self._num_pages, self.shapes.page_tokens, self.replicas)
             # Taken out first: a call that fails has consumed it.
             cache, self._cache = self._cache, None
-            if plan.chunk:
-                self._cache, out = step.prefill(self._cfg, params, cache, *plan.arrays()), None
-                jax.block_until_ready(self._cache)
-            else:
-                self._cache, out = step.decode(
-                    self._cfg, self.shapes.decode_steps, self._stop_id, params, cache, *plan.arrays()
-                )
-                out = jax.device_get(out)
-        self.compiled.add(plan.shape)
+            self._cache, out = step.step(self._cfg, self.shapes.decode_steps, self._stop_ids, params, cache, batch)
+            out = jax.device_get(out)
+        self.compiled.add((batch.last_SA.shape[1], batch.chunk_ST.shape[1]))
         self._last_end = time.monotonic()
-        self._count(plan, out, self._last_end - start)
+        self._counters.busy_s += self._last_end - start
+        self._counters.calls += 1
+        self._counters.decode_steps += int(out.steps)
+        self._counters.tokens += int(out.counts_A.sum())
         return out
 
-    def _count(self, plan: Plan, out: step.Decoded | None, seconds: float) -> None:
-        counters = self._counters
-        counters.busy_s += seconds
-        if out is None:
-            counters.prefill_calls += 1
-            counters.prefill_tokens += plan.known_tokens
-        else:
-            counters.decode_calls += 1
-            counters.decode_steps += int(out.steps)
-            counters.tokens += int(out.counts_A.sum())
+    def _fail(self, plans: list[Plan], error: Exception) -> None:
+        """A failed call has consumed the cache. Its own turns fail; all other streams compute theirs again."""
+        self._cache = None
+        for scheduler, plan in zip(self._schedulers, plans, strict=True):
+            scheduler.lose_everything()
+            for slot in plan.slots:
+                if slot.stream.request is slot.request:
+                    self._end_turn(slot.stream, SamplingError(f"the sampler's call failed: {error}"))
 
-    def _fail_all(self, error: Exception) -> None:
-        """A failed call has consumed the cache: every row in use is lost with it."""
-        for state in self._held.values():
-            state.sound = False
-        for request in self._requests:
-            if not request.future.done():
-                request.future.set_exception(SamplingError(f"the sampler's call failed: {error}"))
+
+def _check_like(params: Params, former: Params) -> None:
+    def named(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path, simple=True, separator="."): (x.shape, x.dtype) for path, x in leaves}
+
+    new, old = named(params), named(former)
+    for name in sorted(new.keys() | old.keys()):
+        if new.get(name) != old.get(name):
+            is_, was = (f"{x[0]} {x[1]}" if x else "absent" for x in (new.get(name), old.get(name)))
+            raise ValueError(
+                f"the new parameters do not fit the sampler's policy: {name} is {is_} and was {was}; give parameters "
+                "of the same config"
+            )

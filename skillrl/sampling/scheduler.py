@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Iterable
 
 import jax
-import numpy as np
 
 from skillrl.sampling.pages import Pages
 from skillrl.sampling.step import Decoded

@@ -8,7 +8,7 @@ import numpy as np
 from episodes import make_episode
 
 from skillrl import export, sharding
-from skillrl.chat import CompactChat, Final, ToolCall, ToolResult, User
+from skillrl.chat import CompactChat, Final, ToolCall, ToolResult, User, render
 from skillrl.models.config import ModelConfig
 from skillrl.rl.learner import Learner, LearnerConfig
 from skillrl.rl.losses import LossConfig
@@ -42,7 +42,7 @@ def make_policy(folder: Path, tasks: Sequence[Task], *, steps: int = 30) -> Path
             messages = [User(get_skill(task.skill).make_prompt(task))]
             if len(episodes) % 2:
                 messages += [ToolCall("bash", ("ls",)), ToolResult(LISTING)]
-            ids, mask = chat.render([*messages, Final(answer)])
+            ids, mask = render(chat, [*messages, Final(answer)])
             episodes.append(make_episode(ids, mask, number=len(episodes)))
     mesh = sharding.make_mesh({}, devices=jax.devices()[:1])
     learner = Learner(cfg, LearnerConfig(loss=LossConfig(loss="sft"), learning_rate=1e-2, micro_rows=4), mesh)

@@ -15,6 +15,14 @@ from skillrl import sharding  # noqa: E402
 from skillrl.models.config import ModelConfig  # noqa: E402
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Tests that make the same program anew find it compiled: compilation is most of the suite's time."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture(scope="session")
 def cfg():
     """The smallest decoder that has every feature."""

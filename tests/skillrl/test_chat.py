@@ -3,7 +3,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skillrl import tokenizer as tok
-from skillrl.chat import CompactChat, Final, Malformed, ToolCall, ToolResult, User
+from skillrl.chat import CompactChat, Final, Malformed, ToolCall, ToolResult, User, render
 from skillrl.tokenizer import SentencePieceTokenizer
 
 
@@ -18,7 +18,7 @@ CALLS = st.builds(ToolCall, st.sampled_from(["bash", "str_replace", ""]), st.lis
 
 
 def test_example_of_the_docstring(chat):
-    end, special = chat.stop_id, chat.tokenizer.special_id
+    (end,), special = chat.stop_ids, chat.tokenizer.special_id
     encode = chat.tokenizer.encode
     assert chat.render_prompt("Fix it") == [special(tok.USER), *encode("Fix it"), end, special(tok.ASSISTANT)]
     call = [special(tok.CALL), *encode("bash"), special(tok.ARG), *encode("ls -a"), end]
@@ -38,7 +38,7 @@ def test_incremental_stream_equals_full_render(chat, prompt, exchanges, last):
         stream, mask = stream + turn + reply, mask + [True] * len(turn) + [False] * len(reply)
         messages += [call, ToolResult(output)]
     turn = chat.encode_assistant(Final(last))
-    assert chat.render([*messages, Final(last)]) == (stream + turn, mask + [True] * len(turn))
+    assert render(chat, [*messages, Final(last)]) == (stream + turn, mask + [True] * len(turn))
 
 
 @settings(max_examples=100, deadline=None)
@@ -65,8 +65,8 @@ def test_no_text_can_forge_a_turn(chat, text):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 700), max_size=12), st.booleans())
 def test_parsing_never_raises(chat, ids, ended):
-    parsed = chat.parse_assistant(ids + [chat.stop_id] * ended)
-    if not ended and (not ids or ids[-1] != chat.stop_id):
+    parsed = chat.parse_assistant(ids + [*chat.stop_ids] * ended)
+    if not ended and (not ids or ids[-1] not in chat.stop_ids):
         assert isinstance(parsed, Malformed)
 
 
@@ -85,7 +85,7 @@ def test_a_call_after_text_is_malformed(chat):
 
 
 def test_the_end_of_each_assistant_turn_is_in_the_loss(chat):
-    ids, mask = chat.render([User("u"), ToolCall("bash", ("ls",)), ToolResult("r"), Final("f")])
+    ids, mask = render(chat, [User("u"), ToolCall("bash", ("ls",)), ToolResult("r"), Final("f")])
     trained = [i for i, kept in zip(ids, mask, strict=True) if kept]
     assert trained == chat.encode_assistant(ToolCall("bash", ("ls",))) + chat.encode_assistant(Final("f"))
-    assert trained.count(chat.stop_id) == 2
+    assert trained.count(chat.stop_ids[0]) == 2

@@ -68,5 +68,5 @@ def test_verify_finds_a_changed_tensor(tmp_path, cfg, mesh, tokenizer_dir):
     tensors = load_file(out / "model.safetensors")
     tensors["model.norm.weight"][3] += 1e-6
     save_file(tensors, out / "model.safetensors")
-    with pytest.raises(export.ExportError, match="final_norm_D"):
+    with pytest.raises(export.ExportError, match="model.norm.weight reads back"):
         export.verify(out, cfg, params)

@@ -4,10 +4,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from chats import make_folder
 
 from configs import common, tiny
 from sandbox_service.embedded import embedded_service
 from skillrl import export, setup
+from skillrl.chat import ChatError, CompactChat
 from skillrl.models import policy as models
 from skillrl.setup import ConfigError
 from skillrl.tasks.source import TaskSetError
@@ -174,3 +176,58 @@ def test_a_service_without_isolation_must_be_wanted(tmp_path):
     with pytest.raises(ConfigError, match="--config.sandbox.allow_unsafe=True"):
         asyncio.run(connect(False))
     assert asyncio.run(connect(True))
+
+
+# Tokenizer and chat format of a Hugging Face folder.
+
+
+@pytest.fixture(scope="module")
+def qwen_folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("qwen"), "qwen3")
+
+
+def chat_config(chat="", thinking=True):
+    return configured(policy__chat=chat, policy__thinking=thinking)
+
+
+def test_a_folder_of_a_family_brings_its_own_format(qwen_folder):
+    source, chat = setup.load_chat(chat_config(), qwen_folder)
+    assert source == qwen_folder and chat.calls.name == "qwen"
+    quiet = setup.load_chat(chat_config("qwen", thinking=False), qwen_folder)[1]
+    assert chat.tokenizer.decode(quiet.render_prompt("a")).endswith("</think>\n\n")
+    assert "think" not in chat.tokenizer.decode(chat.render_prompt("a"))
+
+
+def test_a_folder_of_ours_brings_the_compact_format(folder, tokenizer_file):
+    for source in (folder, tokenizer_file):
+        file, chat = setup.load_chat(chat_config(), source)
+        assert file.is_file() and isinstance(chat, CompactChat)
+
+
+def test_a_format_that_does_not_fit_its_tokenizer_is_named(qwen_folder, tokenizer_file):
+    with pytest.raises(ConfigError, match="policy.chat='hermes'; one of , compact, qwen, qwen_coder, glm, llama"):
+        setup.check(chat_config("hermes"))
+    with pytest.raises(ConfigError, match="policy.chat=glm needs a folder with tokenizer.json"):
+        setup.load_chat(chat_config("glm"), tokenizer_file)
+    with pytest.raises(ChatError, match="does not write tool calls in policy.chat=glm"):
+        setup.load_chat(chat_config("glm"), qwen_folder)
+    with pytest.raises(FileNotFoundError, match="no tokenizer model at"):
+        setup.load_chat(chat_config("compact"), qwen_folder)
+
+
+def test_random_weights_with_a_familys_tokenizer_stop_at_its_tokens(qwen_folder):
+    config = one_device(configured(policy__source="init:tiny", policy__tokenizer=str(qwen_folder)))
+    policy = setup.load_policy(config)
+    assert 0 <= policy.cfg.vocab - policy.chat.tokenizer.vocab_size < 64
+    names = [policy.chat.tokenizer.decode([i]) for i in policy.chat.stop_ids]
+    assert names == ["<|im_end|>", "<|endoftext|>"]
+
+
+def test_a_run_keeps_a_tokenizer_that_loads_again(qwen_folder, tokenizer_file, tmp_path):
+    setup.keep_tokenizer(qwen_folder, tmp_path)
+    setup.keep_tokenizer(qwen_folder, tmp_path)
+    kept, again = setup.load_chat(chat_config(), tmp_path / "tokenizer")
+    assert kept == tmp_path / "tokenizer"
+    assert again.render_prompt("a") == setup.load_chat(chat_config(), qwen_folder)[1].render_prompt("a")
+    setup.keep_tokenizer(tokenizer_file, tmp_path)
+    assert (tmp_path / "tokenizer.model").read_bytes() == tokenizer_file.read_bytes()

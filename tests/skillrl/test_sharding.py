@@ -36,7 +36,7 @@ def test_a_mesh_that_does_not_divide_the_model_is_one_error(cfg):
 
 
 def test_spec_follows_the_table():
-    assert sharding.spec("batch", None, "mlp") == P(("data", "fsdp"), None, ("tensor",))
+    assert sharding.spec("batch", None, "mlp") == P(("data", "fsdp", "expert"), None, ("tensor",))
     with pytest.raises(KeyError):
         sharding.spec("nonsense")
 

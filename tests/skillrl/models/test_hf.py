@@ -1,29 +1,51 @@
 import dataclasses
 import json
+import logging
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from hf_folders import random_params
 from safetensors.numpy import load_file, save_file
 
 from skillrl import sharding
 from skillrl.models import policy as models
-from skillrl.models.hf import HfError, from_hf_config, load_hf, save_hf, to_hf_config
+from skillrl.models.config import ModelConfig
+from skillrl.models.families import HfError
+from skillrl.models.hf import differing_tensor, load_hf, save_hf
+
+# Dense and expert layers, a shared expert, biases: every kind of tensor.
+GLM = ModelConfig(
+    family="glm4_moe", vocab=64, embed=16, layers=4, q_heads=4, kv_heads=2, head_dim=8, mlp=32, tied=False,
+    qkv_bias=True, qk_norm=True, rope_share=0.5, experts=4, experts_per_token=2, expert_mlp=8, shared_mlp=16,
+    first_dense_layers=2, router="sigmoid", router_scale=2.5, unroll=4,
+)  # fmt: skip
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def _params(cfg, mesh, seed=0):
-    """Random everywhere: norm scales of one would hide a swapped name."""
-    params = models.split(models.Policy.create(cfg, mesh, seed))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
+def _assert_same_bits(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a.view(f"u{a.itemsize}"), b.view(f"u{b.itemsize}"))
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
-def model(request, cfg, mesh):
-    cfg = dataclasses.replace(cfg, tied=request.param == "tied", rope_theta=5e5, norm_eps=1e-5)
-    return cfg, _params(cfg, mesh)
+@pytest.fixture(scope="module", params=["tied", "untied", "experts"])
+def model(request, cfg):
+    dense = dataclasses.replace(cfg, tied=request.param == "tied", rope_theta=5e5, norm_eps=1e-5)
+    cfg = GLM if request.param == "experts" else dense
+    return cfg, random_params(cfg)
+
+
+@pytest.fixture(scope="module")
+def glm():
+    """Parameters whose bits are easily lost: negative zeros and a NaN."""
+    params = random_params(GLM)
+    gate = params["moe_blocks"]["expert_gate_EDF"]
+    params["moe_blocks"]["expert_gate_EDF"] = gate.at[:, 1].set(-0.0).at[0, 2, 3, 4].set(np.nan)
+    return params
 
 
 def test_round_trip_is_bitwise_on_any_mesh(tmp_path, model):
@@ -32,89 +54,186 @@ def test_round_trip_is_bitwise_on_any_mesh(tmp_path, model):
     mesh = sharding.make_mesh({"fsdp": 2, "tensor": 2}, devices=jax.devices()[:4])
     again, loaded = load_hf(tmp_path, mesh)
     assert again == cfg
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(loaded), strict=True):
-        np.testing.assert_array_equal(a, b)
+    _assert_same_bits(params, loaded)
     assert loaded["blocks"]["gate_DF"].sharding == models.param_shardings(cfg, mesh)["blocks"]["gate_DF"]
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 2, "expert": 2, "tensor": 2}, {"data": 2, "expert": 4}, {"context": 2}])
+def test_sharded_meshes_write_the_same_bytes_and_read_them_in_pieces(tmp_path, axes, glm):
+    """Layer by layer (chunks of one byte) as well as whole; in several files as well as in one."""
+    devices = jax.devices()[: int(np.prod(list(axes.values())))]
+    mesh = sharding.make_mesh(axes, devices=devices)
+    one, several, back = tmp_path / "one", tmp_path / "several", tmp_path / "back"
+    for folder in (one, several, back):
+        folder.mkdir()
+    save_hf(one, GLM, glm)
+    save_hf(several, GLM, glm, max_file_bytes=3000)
+    assert len(list(several.glob("model-*-of-*.safetensors"))) > 5
+    _, whole = load_hf(one, mesh)
+    _, pieces = load_hf(several, mesh, chunk_bytes=1)
+    _assert_same_bits(glm, pieces)
+    _assert_same_bits(whole, pieces)
+    for a, b in zip(jax.tree.leaves(pieces), jax.tree.leaves(models.param_shardings(GLM, mesh)), strict=True):
+        assert a.sharding == b
+    save_hf(back, GLM, pieces)
+    assert (back / WEIGHTS).read_bytes() == (one / WEIGHTS).read_bytes()
+
+
+def test_several_files_are_indexed(tmp_path, glm):
+    save_hf(tmp_path, GLM, glm, max_file_bytes=3000)
+    index = json.loads((tmp_path / INDEX).read_text())
+    files = sorted(tmp_path.glob("*.safetensors"))
+    found = {name: file.name for file in files for name in load_file(file)}
+    assert index["weight_map"] == found
+    assert index["metadata"]["total_size"] == sum(x.nbytes for x in jax.tree.leaves(glm))
+    assert files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
+    largest = max(sum(x.nbytes for x in load_file(f).values()) for f in files)
+    assert largest <= max(3000, GLM.vocab * GLM.embed * 4)  # a tensor is never cut
+
+
+def test_bfloat16_is_exact_and_float32_beside_it_stays_aligned(tmp_path, glm, mesh):
+    cfg = dataclasses.replace(GLM, param_dtype="bfloat16")
+    params = jax.tree.map(lambda x, y: x.astype(y.dtype), glm, models.abstract_params(cfg))
+    save_hf(tmp_path, cfg, params)
+    again, loaded = load_hf(tmp_path, mesh, param_dtype="bfloat16")
+    assert again == cfg
+    _assert_same_bits(params, loaded)
+    _, wide = load_hf(tmp_path, mesh)  # float32 by default, which holds every bfloat16
+    np.testing.assert_array_equal(
+        np.asarray(wide["embed_VD"]), np.asarray(params["embed_VD"]).astype(np.float32), strict=True
+    )
+    assert load_file(tmp_path / WEIGHTS)["model.embed_tokens.weight"].dtype == "bfloat16"
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_layout_by_hand(tmp_path, model):
     """Theirs is [out, in]; query head n fills rows n H to (n + 1) H."""
     cfg, params = model
     save_hf(tmp_path, cfg, params)
-    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = load_file(tmp_path / WEIGHTS)
     q = np.asarray(params["blocks"]["q_DNH"])
     np.testing.assert_array_equal(tensors["model.layers.1.self_attn.q_proj.weight"][2 * 8 + 3], q[1, :, 2, 3])
     o = np.asarray(params["blocks"]["o_NHD"])
     np.testing.assert_array_equal(tensors["model.layers.0.self_attn.o_proj.weight"][:, 2 * 8 + 3], o[0, 2, 3])
     assert ("lm_head.weight" in tensors) == (not cfg.tied)
     assert tensors["model.layers.0.mlp.down_proj.weight"].shape == (16, 32)
+    if cfg.experts:  # the first layer with experts is layer 2
+        up = np.asarray(params["moe_blocks"]["expert_up_EDF"])
+        np.testing.assert_array_equal(tensors["model.layers.3.mlp.experts.2.up_proj.weight"], up[1, 2].T)
+        bias = np.asarray(params["blocks"]["k_bias_KH"])
+        np.testing.assert_array_equal(tensors["model.layers.1.self_attn.k_proj.bias"], bias[1].reshape(-1))
+        assert "model.layers.1.mlp.gate.weight" not in tensors
 
 
-def test_sharded_files_and_repeated_embeddings_load(tmp_path, cfg, mesh):
-    params = _params(cfg, mesh)
-    save_hf(tmp_path, cfg, params)
-    tensors = load_file(tmp_path / "model.safetensors")
-    (tmp_path / "model.safetensors").unlink()
+def test_tensors_that_are_known_and_not_used(tmp_path, cfg, mesh, glm, caplog):
+    """A repeated embedding, old buffers, and GLM's extra prediction layer."""
+    dense, moe = tmp_path / "dense", tmp_path / "moe"
+    dense.mkdir()
+    moe.mkdir()
+    params = random_params(cfg)
+    save_hf(dense, cfg, params)
+    tensors = load_file(dense / WEIGHTS)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-    names = sorted(tensors)
-    weight_map = {}
-    for i, part in enumerate((names[::2], names[1::2])):
-        save_file({name: tensors[name] for name in part}, tmp_path / f"model-{i}.safetensors")
-        weight_map |= dict.fromkeys(part, f"model-{i}.safetensors")
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    _, loaded = load_hf(tmp_path, mesh)
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(loaded), strict=True):
-        np.testing.assert_array_equal(a, b)
+    tensors["model.layers.1.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    save_file(tensors, dense / WEIGHTS)
+    _assert_same_bits(params, load_hf(dense, mesh)[1])
+
+    save_hf(moe, GLM, glm)
+    config = json.loads((moe / "config.json").read_text())
+    assert config["num_nextn_predict_layers"] == 0
+    extra = {f"model.layers.4.{name}": np.ones(3, np.float32) for name in ("eh_proj.weight", "mlp.gate.weight")}
+    save_file(load_file(moe / WEIGHTS) | extra, moe / WEIGHTS)
+    with pytest.raises(HfError, match=r"0 missing \[\], 2 unknown \['model.layers.4.eh_proj.weight'"):
+        load_hf(moe, mesh)
+    (moe / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 1}))
+    with caplog.at_level(logging.WARNING):
+        _assert_same_bits(glm, load_hf(moe, mesh)[1])
+    assert "2 tensors model.layers.4.* are an extra prediction layer and not used" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model_type": "llama"}, "model_type='llama' is not supported"),
-        ({"attention_bias": True}, "attention_bias=True is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope type 'yarn'"),
-        ({"rope_parameters": None, "rope_theta": None}, r"\['rope_theta'\] are missing"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
-    ],
-)
-def test_unsupported_fields_are_named(cfg, change, message):
+def test_a_changed_bit_is_found(tmp_path, glm):
+    save_hf(tmp_path, GLM, glm)
+    assert differing_tensor(tmp_path, GLM, glm) is None
+    data = bytearray((tmp_path / WEIGHTS).read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    start, _ = json.loads(data[8 : 8 + size])["model.layers.3.mlp.experts.2.up_proj.weight"]["data_offsets"]
+    data[8 + size + start + 3] ^= 128  # the sign of its first number
+    (tmp_path / WEIGHTS).write_bytes(data)
+    assert differing_tensor(tmp_path, GLM, glm) == "model.layers.3.mlp.experts.2.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def good_folder(tmp_path_factory, glm):
+    folder = tmp_path_factory.mktemp("good")
+    save_hf(folder, GLM, glm)
+    return folder
+
+
+def _tensor(name, change):
+    def spoil(folder):
+        tensors = load_file(folder / WEIGHTS)
+        value = change(tensors.pop(name, None))
+        save_file(tensors | ({} if value is None else {name: value}), folder / WEIGHTS)
+
+    return spoil
+
+
+def _config(**changes):
+    def spoil(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return spoil
+
+
+def _write(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def _truncate(keep):
+    def spoil(folder):
+        data = (folder / WEIGHTS).read_bytes()
+        (folder / WEIGHTS).write_bytes(data[: int(len(data) * keep)])
+
+    return spoil
+
+
+_NORM, _EXPERT = "model.norm.weight", "model.layers.2.mlp.experts.3.up_proj.weight"
+SPOILED = {
+    "missing": (_tensor(_EXPERT, lambda x: None), rf"1 missing \['{_EXPERT}'\], 0 unknown \[\]; the folder is damaged"),
+    "extra": (_tensor("model.x", lambda x: np.ones(2, np.float32)), r"0 missing \[\], 1 unknown \['model.x'\]"),
+    "shape": (_tensor(_NORM, lambda x: x[:3]), rf"{WEIGHTS}: {_NORM} has shape \[3\], config.json says \[16\]"),
+    "transposed": (_tensor(_EXPERT, lambda x: x.T.copy()), r"up_proj.weight has shape \[16, 8\], .* says \[8, 16\]"),
+    "dtype": (_tensor(_NORM, lambda x: x.astype(np.int8)), f"{_NORM} has dtype I8, only F32, .*before quantization"),
+    "double": (_tensor(_NORM, lambda x: x.astype(np.float64)), f"{_NORM} has dtype F64"),
+    "quantized": (_config(quantization_config={"bits": 4}), "quantization_config="),
+    "truncated": (_truncate(0.7), f"{WEIGHTS} cannot be read .*truncated or damaged: copy it again"),
+    "header cut": (_truncate(0.001), f"{WEIGHTS} cannot be read"),
+    "empty": (_truncate(0), f"{WEIGHTS} cannot be read"),
+    "unknown field": (_config(logit_scale=2.0), "config.json: fields logit_scale=2.0 are not known"),
+    "unknown family": (_config(model_type="gemma3"), "model_type='gemma3' is not supported; one of qwen2"),
+    "other sizes": (_config(vocab_size=65), r"model.embed_tokens.weight has shape \[64, 16\], .* says \[65, 16\]"),
+    "no object": (_write("config.json", "[]"), "config.json holds no JSON object"),
+    "no json": (_write("config.json", "{"), "config.json cannot be read .*copy it again"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "holds neither .*convert the weights to safetensors"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json; give the folder"),
+    "index": (_write(INDEX, "{}"), f"{INDEX} holds no weight_map"),
+    "index outside": (_write(INDEX, '{"weight_map": {"a": "../b"}}'), f"{INDEX} holds no weight_map"),
+    "file missing": (_write(INDEX, '{"weight_map": {"a": "b.safetensors"}}'), "b.safetensors is missing; copy"),
+    "other file": (_write(INDEX, f'{{"weight_map": {{"a": "{WEIGHTS}"}}}}'), rf"{WEIGHTS} lacks \['a'\], which"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_bad_folders_are_one_clear_error(tmp_path, good_folder, mesh, case):
+    spoil, message = SPOILED[case]
+    folder = tmp_path / "folder"
+    shutil.copytree(good_folder, folder)
+    spoil(folder)
     with pytest.raises(HfError, match=message):
-        from_hf_config(to_hf_config(cfg) | change)
-    config = to_hf_config(cfg)
-    del config["head_dim"]
-    with pytest.raises(HfError, match="head_dim"):
-        from_hf_config(config)
+        load_hf(folder, mesh)
 
 
-def test_missing_and_extra_tensors_are_one_error(tmp_path, cfg, mesh):
-    save_hf(tmp_path, cfg, _params(cfg, mesh))
-    tensors = load_file(tmp_path / "model.safetensors")
-    tensors["model.layers.0.mlp.extra"] = tensors.pop("model.norm.weight")
-    save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(HfError, match=r"1 missing \['model.norm.weight'\], 1 unknown \['model.layers.0.mlp.extra'\]"):
-        load_hf(tmp_path, mesh)
-    with pytest.raises(HfError, match="holds no config.json"):
-        load_hf(tmp_path / "nowhere", mesh)
-    tensors["model.norm.weight"] = np.ones(3, np.float32)
-    del tensors["model.layers.0.mlp.extra"]
-    save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(HfError, match="model.norm.weight has"):
-        load_hf(tmp_path, mesh)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_transformers_gives_the_same_logits(tmp_path, model):
-    torch = pytest.importorskip("torch", reason="the oracle needs torch")
-    transformers = pytest.importorskip("transformers", reason="the oracle needs transformers")
-    cfg, params = model
-    save_hf(tmp_path, cfg, params)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    tokens = np.random.default_rng(0).integers(0, cfg.vocab, (2, 21)).astype(np.int32)
-    policy = models.merge(cfg, params)
-    got = policy.logits(policy(tokens, np.tile(np.arange(21), (2, 1)), np.ones_like(tokens)))
-    with torch.no_grad():
-        want = theirs(torch.from_numpy(tokens).long()).logits.numpy()
-    np.testing.assert_allclose(got, want, atol=1e-4)
+def test_a_mesh_that_does_not_divide_is_named_before_anything_is_read(good_folder):
+    with pytest.raises(sharding.ShardingError, match="does not divide"):
+        load_hf(good_folder, sharding.make_mesh({"tensor": 8}))

@@ -50,31 +50,13 @@ def test_rms_norm_by_hand():
     np.testing.assert_allclose(got, [3 / 12.5**0.5, 8 / 12.5**0.5], rtol=1e-6)
 
 
-def test_rotation_by_hand_and_relative():
-    cos, sin = layers.rotary(jnp.array([[0, 1]]), 4, 10_000.0)
-    np.testing.assert_allclose(cos[0, :, 0], [[1, 1], np.cos([1, 0.01])], rtol=1e-6)
-    np.testing.assert_allclose(sin[0, :, 0], [[0, 0], np.sin([1, 0.01])], rtol=1e-6)
-    x = jnp.array([1.0, 2, 3, 4]).reshape(1, 1, 1, 4)
-    turn = np.array([np.pi / 2, np.pi])
-    got = layers.rotate(x, (np.cos(turn), np.sin(turn)))
-    np.testing.assert_allclose(got.ravel(), [-3, -2, 1, -4], atol=1e-5)  # (1, 3) by a quarter, (2, 4) by a half turn
-
-    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
-
-    def dot(a, b):
-        at = [layers.rotary(jnp.array([[p]]), 8, 100.0) for p in (a, b)]
-        return (layers.rotate(q, at[0]) * layers.rotate(k, at[1])).sum()
-
-    np.testing.assert_allclose(dot(7, 3), dot(104, 100), rtol=1e-3)
-
-
 def test_projection_has_the_gradients_of_a_product():
     x, w = jax.random.normal(jax.random.key(0), (2, 3, 4)), jax.random.normal(jax.random.key(1), (4, 5, 6))
 
     def loss(product):
         return lambda x, w: jnp.sin(product(x, w)).sum()
 
-    got = jax.grad(loss(models.project), argnums=(0, 1))(x, w)
+    got = jax.grad(loss(layers.project), argnums=(0, 1))(x, w)
     want = jax.grad(loss(lambda x, w: jnp.einsum("btd,dnh->btnh", x, w)), argnums=(0, 1))(x, w)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sandbox_service import sandbox_pb2 as pb
-from skillrl.chat import Final, ToolCall, ToolResult, User
+from skillrl.chat import Final, ToolCall, ToolResult, User, render
 from skillrl.rollout.agents import ScriptedAgents
 from skillrl.rollout.episode import Attempt, Stream, run_episode
 from skillrl.sampling.turns import Sampled, SamplingError
@@ -69,9 +69,8 @@ def test_a_scripted_episode_from_prompt_to_reward(run, sandbox, task, chat):
 
     prompt = get_skill(task.skill).make_prompt(task)
     cat = ToolCall("bash", ("cat a.py",))
-    ids, mask = chat.render(
-        [User(prompt), cat, ToolResult("x - y\n"), FIX, ToolResult("edited a.py"), Final("Fixed.")]
-    )  # fmt: skip
+    messages = [User(prompt), cat, ToolResult("x - y\n"), FIX, ToolResult("edited a.py"), Final("Fixed.")]
+    ids, mask = render(chat, messages)
     assert episode.tokens.tolist() == ids
     assert episode.loss_mask.tolist() == mask
     assert set(episode.versions) == {-1}
@@ -155,7 +154,7 @@ def test_malformed_calls_become_observations(run, chat):
 
 def test_three_malformed_calls_in_a_row_end_the_episode(run, chat, sandbox):
     unknown = chat.encode_assistant(ToolCall("python", ("1",)))
-    episode = run(agents=Parrot([chat.stop_id, chat.stop_id], unknown, unknown))
+    episode = run(agents=Parrot(2 * [*chat.stop_ids], unknown, unknown))
     assert episode.status is Status.MALFORMED
     assert episode.outcome.reward == 0.0
     assert sandbox.scored[0][1].missing

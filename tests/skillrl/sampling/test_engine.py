@@ -26,7 +26,7 @@ def params():
 
 @pytest.fixture
 def engine(params):
-    return Engine(CFG, params, stop_id=STOP, rows=6, max_tokens=96, shapes=SHAPES)
+    return Engine(CFG, params, stop_ids=(STOP,), rows=6, max_tokens=96, shapes=SHAPES)
 
 
 async def episode(engine, seed, prompts, *, budget=12, temperature=1.0, pauses=()):
@@ -181,7 +181,7 @@ def test_logits_that_are_not_finite_are_an_error_of_that_episode(engine, params)
     # Untied rows stay clean: only episodes that read token 40 see it, so the head must not share the embedding.
     cfg = ModelConfig(**{**vars(CFG), "tied": False})
     poisoned["head_DV"] = params["embed_VD"].T
-    engine = Engine(cfg, poisoned, stop_id=40, rows=4, max_tokens=96, shapes=SHAPES)
+    engine = Engine(cfg, poisoned, stop_ids=(40,), rows=4, max_tokens=96, shapes=SHAPES)
 
     async def run():
         return await asyncio.gather(
@@ -276,7 +276,7 @@ def test_a_mesh_gives_the_same_episodes(params):
     placed = jax.device_put(params, param_shardings(CFG, mesh))
     shapes = Shapes(rows=(2,), chunks=(16,), decode_steps=4)
     engines = [
-        Engine(CFG, p, stop_id=STOP, rows=4, max_tokens=64, mesh=m, shapes=shapes)
+        Engine(CFG, p, stop_ids=(STOP,), rows=4, max_tokens=64, mesh=m, shapes=shapes)
         for p, m in ((params, None), (placed, mesh))
     ]
 
