@@ -57,11 +57,11 @@ def _local(kv, layer, q_STNH, k_STKH, v_STKH, ragged, *, layers):
     new_TKH = jnp.where(jnp.isfinite(new_TKH), new_TKH, 0).astype(kv.dtype)
     page_T = table_AP[row_T, position_T // size] + layer * pages
     kv = kv.at[jnp.where(position_T < 0, kv.shape[0], page_T), position_T % size].set(new_TKH, mode="drop")
-    attention = _kernel if sharding.platform() == "tpu" else attend_pages
+    attention = attend_pages_on_tpu if sharding.platform() == "tpu" else attend_pages
     return kv, attention(q_TNH, kv, lengths_A, table_AP + layer * pages, starts_A, rows)[None]
 
 
-def _kernel(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
+def attend_pages_on_tpu(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
     """jax's ragged paged attention. Its own choice of block sizes asks the local device, which may be none."""
     # Pallas is imported only where it is used: it takes long to import.
     from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention

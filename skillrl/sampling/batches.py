@@ -1,12 +1,14 @@
 """From the plans of a call to the arrays that the device works on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from skillrl.sampling.scheduler import Plan, Shapes
 from skillrl.sampling.step import Batch
 
 
-def batch_of(plans: list[Plan], shapes: Shapes, width: int, num_pages: int) -> Batch:
+def batch_of(plans: list[Plan], shapes: Shapes, width: int, num_pages: int, stop_ids: Sequence[int]) -> Batch:
     """One plan for each replica, padded to the smallest shapes that hold all of them.
 
     `width` is the number of pages of the longest stream.
@@ -15,7 +17,9 @@ def batch_of(plans: list[Plan], shapes: Shapes, width: int, num_pages: int) -> B
     chunk = next(size for size in shapes.chunks if size >= max(plan.chunk for plan in plans))
     parts = [_arrays(plan, size, chunk, width, num_pages) for plan in plans]
     stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-    return Batch(**stacked, min_active=np.int32(sum(plan.min_active for plan in plans)))
+    return Batch(
+        **stacked, stop_ids=np.asarray(stop_ids, np.int32), min_active=np.int32(sum(plan.min_active for plan in plans))
+    )
 
 
 def _arrays(plan: Plan, size: int, chunk: int, width: int, num_pages: int) -> dict[str, np.ndarray]:

@@ -255,13 +255,13 @@ class Engine:
         if self._last_end:
             self._counters.host_s += start - self._last_end
         width = -(-self.max_tokens // self.shapes.page_tokens)
-        batch = batch_of(plans, self.shapes, width, self._num_pages)
+        batch = batch_of(plans, self.shapes, width, self._num_pages, self._stop_ids)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             if self._cache is None:
                 self._cache = step.empty_cache(self._cfg, self._num_pages, self.shapes.page_tokens, self.replicas)
             # Taken out first: a call that fails has consumed it.
             cache, self._cache = self._cache, None
-            self._cache, out = step.step(self._cfg, self.shapes.decode_steps, self._stop_ids, params, cache, batch)
+            self._cache, out = step.step(self._cfg, self.shapes.decode_steps, params, cache, batch)
             out = jax.device_get(out)
         self.compiled.add((batch.last_SA.shape[1], batch.chunk_ST.shape[1]))
         self._last_end = time.monotonic()

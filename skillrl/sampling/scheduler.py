@@ -117,6 +117,7 @@ class Scheduler:
         self.running.remove(stream)
         stream.request = None
         self._parked[stream] = None
+        self._trim(stream)
 
     def cancel(self, stream: Stream) -> None:
         """The stream goes back to where it was before its turn."""
@@ -124,6 +125,7 @@ class Scheduler:
         self.park(stream)
         del stream.tokens[before:]
         stream.cached = min(stream.cached, max(before - 1, 0))
+        self._trim(stream)
 
     def close(self, stream: Stream) -> None:
         if stream.request is not None:
@@ -267,6 +269,12 @@ class Scheduler:
     def _forget_prompts(self) -> None:
         while self._prompts:
             self.pages.drop(self._prompts.popitem()[1])
+
+    def _trim(self, stream: Stream) -> None:
+        """Drops the pages behind the last one in use: taken for a call and not filled, or not valid any more."""
+        used = -(-stream.cached // self.shapes.page_tokens)
+        self.pages.drop(stream.pages[used:])
+        del stream.pages[used:]
 
     def _lose(self, stream: Stream) -> None:
         self.pages.drop(stream.pages)

@@ -39,6 +39,8 @@ class Batch(NamedTuple):
     temperature_SA: Float[Array, "S A"]
     top_k_SA: Int[Array, "S A"]
     top_p_SA: Float[Array, "S A"]
+    # Tokens that end a turn.
+    stop_ids: Int[Array, " n"]
     # Decoding ends once no more rows than this are left.
     min_active: Int[Array, ""]
 
@@ -113,9 +115,9 @@ def empty_cache(cfg: ModelConfig, pages: int, page_tokens: int, replicas: int) -
     return PagedCache.create(cfg, pages, page_tokens, replicas)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "max_steps", "stop_ids"), donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames=("cfg", "max_steps"), donate_argnames="cache")
 def step(
-    cfg: ModelConfig, max_steps: int, stop_ids: tuple[int, ...], params: Params, cache: PagedCache, batch: Batch
+    cfg: ModelConfig, max_steps: int, params: Params, cache: PagedCache, batch: Batch
 ) -> tuple[PagedCache, Decoded]:
     """Copies pages, takes the chunk into the cache, then samples up to `max_steps` tokens of each row.
 
@@ -148,7 +150,7 @@ def step(
         new_SA, logprobs_SA, support_SA, finite_SA = (x.reshape(replicas, rows) for x in sampled)
         kept_SA = active_SA & finite_SA
         counts_SA = out.counts_A + kept_SA
-        stopped_SA = out.stopped_A | (kept_SA & jnp.isin(new_SA, jnp.asarray(stop_ids)))
+        stopped_SA = out.stopped_A | (kept_SA & jnp.isin(new_SA, batch.stop_ids))
         out = Decoded(
             out.tokens_AK.at[..., out.steps].set(new_SA),
             out.logprobs_AK.at[..., out.steps].set(logprobs_SA),

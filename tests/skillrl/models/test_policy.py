@@ -9,7 +9,6 @@ import pytest
 from skillrl import sharding
 from skillrl.models import attention, layers
 from skillrl.models import policy as models
-from skillrl.models.cache import KVCache
 from skillrl.models.config import ModelConfig, variant
 
 
@@ -28,17 +27,6 @@ def _packed(policy, tokens, positions=None, segments=None):
 def _packed_logprobs(cfg, params, *inputs):
     policy = models.merge(cfg, params)
     return jax.nn.log_softmax(policy.logits(policy(*inputs)))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(cfg, params, tokens, positions, cache):
-    policy = models.merge(cfg, params)
-    hidden, cache = policy.decode(tokens, positions, cache)
-    return jax.nn.log_softmax(policy.logits(hidden)), cache
-
-
-def _decoded(policy, tokens, positions, cache):
-    return _decode(policy.cfg, models.split(policy), tokens, positions, cache)
 
 
 def _tokens(rows, length, seed=0):
@@ -96,70 +84,6 @@ def test_packed_equals_separate(policy, length):
     packed = _packed(policy, tokens, positions, segments)
     for a, b in zip(cuts, cuts[1:], strict=False):
         np.testing.assert_allclose(packed[:, a:b], _packed(policy, tokens[:, a:b]), atol=2e-5)
-
-
-@pytest.mark.parametrize("schedule", [[9] + [1] * 14, [7, 7, 1, 1, 7], [23]], ids=str)
-def test_decoding_gives_the_packed_logprobs(cfg, mesh, policy, schedule):
-    """Prefill chunks of any size and single steps; capacity 400 makes the read length change within the row."""
-    tokens = _tokens(2, 23)
-    want = _packed(policy, tokens)
-    cache, got, start = KVCache.create(cfg, 2, 400, mesh), [], 0
-    for count in schedule:
-        span = slice(start, start + count)
-        positions = np.tile(np.arange(23), (2, 1))[:, span]
-        logprobs, cache = _decoded(policy, tokens[:, span], positions, cache)
-        got.append(logprobs)
-        start += count
-    np.testing.assert_allclose(np.concatenate(got, axis=1), want, atol=1e-4)
-
-
-def test_rows_at_different_positions_and_long_caches(cfg, mesh, policy):
-    tokens = _tokens(2, 290)
-    want = _packed(policy, tokens)
-    cache = KVCache.create(cfg, 2, 300, mesh)
-    positions = np.stack([np.arange(290), np.where(np.arange(290) < 100, np.arange(290), -1)])
-    _, cache = _decoded(policy, tokens[:, :289], positions[:, :289], cache)
-    step = np.stack([tokens[0, 289:], tokens[1, 100:101]])
-    got, cache = _decoded(policy, step, np.array([[289], [100]]), cache)
-    np.testing.assert_allclose(got[:, 0], np.stack([want[0, 289], want[1, 100]]), atol=1e-4)
-
-
-def test_padding_is_written_nowhere(cfg, mesh, policy):
-    cache = KVCache.create(cfg, 2, 16, mesh)
-    got, after = _decoded(policy, _tokens(2, 3), np.array([[-1, 16, 99], [0, -1, 1]]), cache)
-    written = [np.asarray(x).any(axis=(1, 2)) for x in after.k_BKHS]  # [rows, positions]
-    for layer in written:
-        assert not layer[0].any()
-        assert layer[1].tolist() == [True, True] + [False] * 14
-    assert np.isfinite(got).all()
-
-
-def test_a_reused_row_does_not_see_what_was_there(cfg, mesh, policy):
-    tokens = _tokens(2, 12)
-    positions = np.arange(12)[None]
-    _, dirty = _decoded(policy, tokens[:1], positions, KVCache.create(cfg, 1, 32, mesh))
-    got, _ = _decoded(policy, tokens[1:], positions, dirty)
-    want, _ = _decoded(policy, tokens[1:], positions, KVCache.create(cfg, 1, 32, mesh))
-    np.testing.assert_array_equal(got, want)
-
-
-def test_forked_rows_continue_alike(cfg, mesh, policy):
-    tokens = _tokens(1, 10)
-    _, cache = _decoded(policy, tokens[:, :9], np.arange(9)[None], KVCache.create(cfg, 1, 16, mesh))
-    forked = jax.tree.map(lambda x: x[np.array([0, 0, 0])], cache)
-    got, _ = _decoded(policy, np.repeat(tokens[:, 9:], 3, axis=0), np.full((3, 1), 9), forked)
-    want = _packed(policy, tokens)[0, 9]
-    np.testing.assert_allclose(got[:, 0], np.stack([want] * 3), atol=1e-4)
-
-
-def test_decoding_updates_the_cache_in_place(cfg, mesh, policy):
-    cache = KVCache.create(cfg, 2, 128, mesh)
-    step = jax.jit(
-        lambda c: policy.decode(jnp.zeros((2, 1), jnp.int32), jnp.zeros((2, 1), jnp.int32), c)[1], donate_argnums=0
-    )
-    compiled = step.lower(cache).compile()
-    size = sum(x.nbytes for x in jax.tree.leaves(cache))
-    assert compiled.memory_analysis().alias_size_in_bytes >= size
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"data": 2, "tensor": 2}], ids=str)

@@ -9,7 +9,7 @@ from episodes import make_episode
 
 from skillrl import sharding
 from skillrl.models import policy as models
-from skillrl.models.cache import KVCache
+from skillrl.models.cache import PagedCache, Ragged
 from skillrl.rl.learner import Learner, LearnerConfig, LearnerError
 from skillrl.rl.logprobs import token_logprobs
 from skillrl.rl.losses import LossConfig
@@ -77,12 +77,12 @@ def test_decoding_gives_the_learners_logprobs(cfg, mesh, learner, episodes, batc
     scored = learner.logprobs(params, batch)
     episode = max(episodes, key=lambda e: len(e.tokens))
     n = len(episode.tokens)
-    cache = KVCache.create(cfg, 1, 64, mesh)
-    step = jax.jit(lambda t, p, c: policy.decode(t, p, c))
-    hidden, cache = step(episode.tokens[None, :5], np.arange(5)[None], cache)
-    outs = [hidden]
-    for i in range(5, n):
-        hidden, cache = step(episode.tokens[None, i : i + 1], np.array([[i]]), cache)
+    cache, outs, end = PagedCache.create(cfg, 8, 8), [], 0
+    step = jax.jit(lambda t, r, c: policy.decode(t, r, c))
+    for count in [5] + [1] * (n - 5):
+        end += count
+        ragged = Ragged(np.array([[0, count]]), np.array([[end]]), np.array([1]), np.arange(8)[None, None])
+        hidden, cache = step(episode.tokens[None, end - count : end], ragged, cache)
         outs.append(hidden)
     logprobs = jax.nn.log_softmax(policy.logits(jnp.concatenate(outs, axis=1)))[0]
     decoded = np.asarray(logprobs[np.arange(n - 1), episode.tokens[1:]])

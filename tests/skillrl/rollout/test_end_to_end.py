@@ -78,7 +78,7 @@ def test_a_sampled_policy_plays_every_skill(task_dir, chat):
 
     async def play(client):
         async with Engine(
-            cfg, init_params(cfg, jax.random.key(0)), stop_ids=chat.stop_ids, rows=4, max_tokens=BUDGETS.max_tokens
+            cfg, init_params(cfg, jax.random.key(0)), stop_ids=chat.stop_ids, streams=4, max_tokens=BUDGETS.max_tokens
         ) as engine:
             collector = Collector(PolicyAgents(engine), client, chat, BUDGETS, max_in_flight=6)
             return [await collector.collect(tasks, 2, seed=5) for _ in range(2)]

@@ -1,4 +1,5 @@
 import asyncio
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,12 @@ from skillrl.models.config import ModelConfig
 from skillrl.models.policy import init_params, merge, param_shardings
 from skillrl.sampling import step
 from skillrl.sampling.engine import Engine
-from skillrl.sampling.plan import Shapes
+from skillrl.sampling.scheduler import Shapes
 from skillrl.sampling.turns import Sampled, SamplingError
 
 CFG = ModelConfig(vocab=48, embed=32, layers=2, q_heads=2, kv_heads=1, head_dim=16, mlp=48)
 STOP = 5
-SHAPES = Shapes(rows=(2, 4), chunks=(4, 16), decode_steps=4)
+SHAPES = Shapes(rows=(4,), chunks=(16,), decode_steps=4, page_tokens=8)
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +27,22 @@ def params():
 
 @pytest.fixture
 def engine(params):
-    return Engine(CFG, params, stop_ids=(STOP,), rows=6, max_tokens=96, shapes=SHAPES)
+    return Engine(CFG, params, stop_ids=(STOP,), streams=6, max_tokens=96, shapes=SHAPES)
 
 
 async def episode(engine, seed, prompts, *, budget=12, temperature=1.0, pauses=()):
     """The stream of one episode: each prompt in turn and what was sampled after it."""
-    row = await engine.acquire()
+    handle = await engine.open(seed=seed, temperature=temperature)
     stream, turns = [], []
     try:
         for i, prompt in enumerate(prompts):
-            turn = await engine.generate(row, prompt, budget=budget, temperature=temperature, seed=seed)
+            turn = await engine.generate(handle, prompt, budget=budget)
             stream += [*prompt, *turn.tokens.tolist()]
             turns.append(turn)
             for _ in range(pauses[i] if i < len(pauses) else 0):
                 await asyncio.sleep(0.001)
     finally:
-        engine.release(row)
+        engine.release(handle)
     return stream, turns
 
 
@@ -50,13 +51,19 @@ def prompts_of(seed):
     return [rng.integers(6, 48, size=n).tolist() for n in rng.integers(1, 24, size=2)]
 
 
-def learner_logprobs(params, stream, temperature=1.0):
+def learner_logprobs(params, stream, temperature=1.0, cfg=CFG):
     """Log-probability of stream[t] given what stands before, from the learner's side of the model."""
-    tokens = jnp.asarray(stream)[None]
-    policy = merge(CFG, params)
+    tokens = np.zeros((1, 96), np.int32)
+    tokens[0, : len(stream)] = stream
+    logprobs = full_forward(cfg, params, tokens, temperature)
+    return np.asarray(logprobs)[np.arange(len(stream) - 1), stream[1:]]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def full_forward(cfg, params, tokens, temperature):
+    policy = merge(cfg, params)
     hidden = policy(tokens, jnp.arange(tokens.shape[1])[None], jnp.ones_like(tokens))
-    logprobs = jax.nn.log_softmax(policy.logits(hidden)[0] / temperature, axis=-1)
-    return np.asarray(jnp.take_along_axis(logprobs[:-1], tokens[0, 1:, None], axis=-1)[:, 0])
+    return jax.nn.log_softmax(policy.logits(hidden)[0] / temperature, axis=-1)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -83,15 +90,17 @@ def test_an_episode_does_not_depend_on_its_neighbours(engine):
     assert len({tuple(stream) for stream, _ in crowd}) == 14
 
 
-def test_compilations_are_bounded(engine):
-    before = step.prefill._cache_size() + step.decode._cache_size()
+def test_compilations_are_bounded(params):
+    """Sizes of their own, so that no other test has compiled them: two programs, whatever the episodes are like."""
+    shapes = Shapes(rows=(2,), chunks=(4, 20), decode_steps=3, page_tokens=8)
+    engine = Engine(CFG, params, stop_ids=(STOP,), streams=6, max_tokens=96, shapes=shapes)
+    before = step.step._cache_size()
 
     async def many():
-        await asyncio.gather(*(episode(engine, s, prompts_of(s)) for s in range(30)))
+        await asyncio.gather(*(episode(engine, s, prompts_of(s), budget=5) for s in range(12)))
 
     asyncio.run(many())
-    compiled = step.prefill._cache_size() + step.decode._cache_size() - before
-    assert compiled <= len(engine.compiled) <= engine.shapes.most == 6
+    assert step.step._cache_size() - before == len(engine.compiled) <= engine.shapes.most == 2
     counters = engine.counters()
     assert counters["compilations"] == len(engine.compiled)
     assert min(counters["tokens"], counters["prefill_tokens"], counters["busy_s"]) > 0
@@ -112,56 +121,144 @@ def test_turns_end_at_the_stop_token_or_at_the_budget(engine):
 
 def test_temperature_zero_takes_the_likeliest_token(engine, params):
     stream, (turn,) = asyncio.run(episode(engine, 0, [[7, 8, 9]], temperature=0.0))
-    policy, tokens = merge(CFG, params), jnp.asarray(stream)[None]
-    hidden = policy(tokens, jnp.arange(len(stream))[None], jnp.ones_like(tokens))
-    assert jnp.argmax(policy.logits(hidden)[0, 2:-1], -1).tolist() == turn.tokens.tolist()
+    likeliest = full_forward(CFG, params, np.asarray(stream)[None], 1.0).argmax(axis=-1)
+    assert likeliest[2:-1].tolist() == turn.tokens.tolist()
     np.testing.assert_allclose(turn.logprobs, learner_logprobs(params, stream)[2:], atol=1e-4)
 
 
-def test_new_weights_count_from_the_next_call(engine, params):
-    async def run():
-        row = await engine.acquire()
-        first = await engine.generate(row, [7, 8], budget=3, temperature=1.0, seed=0)
-        await engine.update(jax.tree.map(lambda x: x * 1.5, params), version=4)
-        second = await engine.generate(row, [9], budget=3, temperature=1.0, seed=0)
-        engine.release(row)
-        return first, second
+def check_logprobs(params_of, stream, turns, prompts, cfg=CFG):
+    """Sampled log-probabilities are those of a full forward pass under the weights of each token's version."""
+    expected = {version: learner_logprobs(params, stream, cfg=cfg) for version, params in params_of.items()}
+    end = 0
+    for prompt, turn in zip(prompts, turns, strict=True):
+        start, end = end + len(prompt), end + len(prompt) + len(turn.tokens)
+        want = [expected[version][at - 1] for at, version in zip(range(start, end), turn.versions, strict=True)]
+        np.testing.assert_allclose(turn.logprobs, want, atol=1e-4)
 
-    first, second = asyncio.run(run())
+
+def test_a_group_computes_its_prompt_once(engine, params):
+    prompts = [list(range(6, 36)), [7, 8, 9]]
+
+    async def run():
+        return await asyncio.gather(*(episode(engine, s, prompts) for s in range(6)))
+
+    group = asyncio.run(run())
+    counters = engine.counters()
+    assert counters["reused_tokens"] == 5 * 29
+    # The prompt once, then of each member the last sampled token and two of the three new ones.
+    assert counters["prefill_tokens"] == 29 + 6 * 3
+    for stream, turns in group:
+        check_logprobs({0: params}, stream, turns, prompts)
+
+
+def test_streams_that_lose_their_pages_go_on_the_same(engine, params):
+    """A cache for one and a half of six streams: parked and running ones lose theirs, and nothing else changes."""
+    small = Engine(CFG, params, stop_ids=(STOP,), streams=6, max_tokens=96, cache_tokens=15 * 8, shapes=SHAPES)
+    prompts = [[list(range(6 + s, 30)), [7] * 20] for s in range(6)]
+
+    async def run(engine):
+        return await asyncio.gather(*(episode(engine, s, prompts[s], pauses=(2 + s,)) for s in range(6)))
+
+    roomy, tight = asyncio.run(run(engine)), asyncio.run(run(small))
+    counters = small.counters()
+    assert min(counters["evictions"] + counters["retractions"], counters["recomputed_tokens"]) > 0
+    assert engine.counters()["recomputed_tokens"] == 0
+    for s, ((stream, turns), (same, _)) in enumerate(zip(tight, roomy, strict=True)):
+        assert stream == same
+        check_logprobs({0: params}, stream, turns, prompts[s])
+
+
+@pytest.mark.parametrize("mode", ["keep", "recompute", "drain"])
+def test_new_weights_in_flight(params, mode):
+    """They come in the middle of a turn, and between two turns of another stream."""
+    new, prompts = jax.tree.map(lambda x: x * 1.5, params), [[7, 8, 9], [10, 11]]
+
+    # No token ends a turn.
+    engine = Engine(CFG, params, stop_ids=(-1,), streams=6, max_tokens=96, shapes=SHAPES)
+
+    async def run():
+        parked, flying = await engine.open(seed=1), await engine.open(seed=3)
+        first = await engine.generate(parked, prompts[0], budget=8)
+        turn = asyncio.create_task(engine.generate(flying, prompts[0], budget=80))
+        while not flying.request or not flying.request.versions:
+            await asyncio.sleep(0.001)
+        await engine.update(new, version=4, mode=mode)
+        return first, await engine.generate(parked, prompts[1], budget=8), await turn
+
+    first, second, flying = asyncio.run(run())
     assert set(first.versions) == {0}
     assert set(second.versions) == {4}
+    assert set(flying.versions) == ({0} if mode == "drain" else {0, 4})
+    assert sorted(flying.versions) == list(flying.versions)
+    if mode != "keep":
+        check_logprobs({0: params, 4: new}, [*prompts[0], *flying.tokens.tolist()], [flying], prompts[:1])
+    if mode == "recompute":
+        stream = [*prompts[0], *first.tokens.tolist(), *prompts[1], *second.tokens.tolist()]
+        check_logprobs({0: params, 4: new}, stream, [first, second], prompts)
 
 
-def test_rows_are_handed_on_in_order(engine):
+def test_parameters_that_do_not_fit_are_refused_and_the_others_stay(engine, params):
     async def run():
-        rows = [await engine.acquire() for _ in range(6)]
-        waiting = [asyncio.create_task(engine.acquire()) for _ in range(3)]
+        stream = await engine.open(seed=1)
+        turn = asyncio.create_task(engine.generate(stream, [7, 8], budget=20))
+        await asyncio.sleep(0.001)
+        with pytest.raises(ValueError, match="blocks.attention_norm_D is absent and was"):
+            await engine.update({"broken": jnp.zeros(1)}, version=1)
+        with pytest.raises(ValueError, match=r"final_norm_D is \(2,\) float32 and was \(32,\) float32"):
+            await engine.update(dict(params, final_norm_D=jnp.zeros(2)), version=1)
+        with pytest.raises(ValueError, match="one of keep, recompute, drain"):
+            await engine.update(params, version=1, mode="retract")
+        return await turn
+
+    assert set(asyncio.run(run()).versions) == {0}
+
+
+def test_streams_are_opened_in_order(engine):
+    async def run():
+        streams = [await engine.open(seed=0) for _ in range(6)]
+        waiting = [asyncio.create_task(engine.open(seed=s)) for s in range(3)]
         await asyncio.sleep(0)
         waiting[0].cancel()
-        engine.release(rows[2])
-        engine.release(rows[4])
-        assert (await waiting[1], await waiting[2]) == (rows[2], rows[4])
-        with pytest.raises(ValueError, match="not held"):
-            engine.release(99)
+        engine.release(streams[2])
+        engine.release(streams[4])
+        assert ((await waiting[1]).seed, (await waiting[2]).seed) == (1, 2)
+        with pytest.raises(ValueError, match="release it once"):
+            engine.release(streams[2])
 
     asyncio.run(run())
 
 
-def test_a_cancelled_turn_frees_its_work_and_its_row(engine):
+def test_a_cancelled_turn_frees_its_work_and_can_be_taken_again(engine):
     async def run():
-        row = await engine.acquire()
-        task = asyncio.create_task(engine.generate(row, [7] * 40, budget=50, temperature=1.0, seed=0))
+        stream = await engine.open(seed=0)
+        first = await engine.generate(stream, [7, 8], budget=6)
+        task = asyncio.create_task(engine.generate(stream, [7] * 30, budget=40))
         await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        with pytest.raises(SamplingError, match="did not finish"):
-            await engine.generate(row, [7], budget=2, temperature=1.0, seed=0)
-        engine.release(row)
-        return await asyncio.gather(*(episode(engine, s, prompts_of(s)) for s in range(8)))
+        second = await engine.generate(stream, [9], budget=6)
+        engine.release(stream)
+        others = await asyncio.gather(*(episode(engine, s, prompts_of(s)) for s in range(8)))
+        return [[7, 8, *first.tokens.tolist(), 9, *second.tokens.tolist()], *(stream for stream, _ in others)]
 
-    after = asyncio.run(run())
-    assert [stream for stream, _ in after] == [asyncio.run(episode(engine, s, prompts_of(s)))[0] for s in range(8)]
+    cancelled, *after = asyncio.run(run())
+    assert cancelled == asyncio.run(episode(engine, 0, [[7, 8], [9]], budget=6))[0]
+    assert after == [asyncio.run(episode(engine, s, prompts_of(s)))[0] for s in range(8)]
+
+
+def test_top_k_of_one_is_greedy_within_its_support(engine):
+    async def run(**cut):
+        stream = await engine.open(seed=5, **cut)
+        turn = await engine.generate(stream, [7, 8, 9], budget=12)
+        engine.release(stream)
+        return turn
+
+    cut, greedy = asyncio.run(run(top_k=1)), asyncio.run(run(temperature=0.0))
+    assert cut.tokens.tolist() == greedy.tokens.tolist()
+    np.testing.assert_allclose(cut.support_logprobs, 0, atol=1e-6)
+    np.testing.assert_array_equal(cut.logprobs, greedy.logprobs)
+    assert greedy.support_logprobs is None
 
 
 def test_a_stream_too_long_hurts_only_its_episode(engine):
@@ -181,7 +278,7 @@ def test_logits_that_are_not_finite_are_an_error_of_that_episode(engine, params)
     # Untied rows stay clean: only episodes that read token 40 see it, so the head must not share the embedding.
     cfg = ModelConfig(**{**vars(CFG), "tied": False})
     poisoned["head_DV"] = params["embed_VD"].T
-    engine = Engine(cfg, poisoned, stop_ids=(40,), rows=4, max_tokens=96, shapes=SHAPES)
+    engine = Engine(cfg, poisoned, stop_ids=(40,), streams=4, max_tokens=96, shapes=SHAPES)
 
     async def run():
         return await asyncio.gather(
@@ -194,23 +291,34 @@ def test_logits_that_are_not_finite_are_an_error_of_that_episode(engine, params)
     assert isinstance(turn, Sampled)
 
 
-def test_a_failed_call_fails_its_episodes_and_the_engine_recovers(engine, params):
-    async def run():
-        await engine.update({"broken": jnp.zeros(1)}, version=1)
-        failed = await asyncio.gather(*(episode(engine, s, prompts_of(s)) for s in range(3)), return_exceptions=True)
-        await engine.update(params, version=2)
-        return failed, await episode(engine, 1, prompts_of(1))
+def test_a_failed_call_fails_its_turns_and_the_others_go_on(engine):
+    """The call consumed the cache; what it held is computed again."""
 
-    failed, (stream, _) = asyncio.run(run())
-    assert all(isinstance(error, SamplingError) for error in failed)
-    assert stream == asyncio.run(episode(engine, 1, prompts_of(1)))[0]
+    async def run():
+        parked = await engine.open(seed=1)
+        first = await engine.generate(parked, [7, 8, 9], budget=6)
+        # As a device would that ran out of memory in the middle of a call.
+        jax.tree.map(lambda x: x.delete(), engine._cache)
+        failed = await asyncio.gather(episode(engine, 2, [[7]]), return_exceptions=True)
+        second = await engine.generate(parked, [10], budget=6)
+        engine.release(parked)
+        return failed, [7, 8, 9, *first.tokens.tolist(), 10, *second.tokens.tolist()]
+
+    (error,), stream = asyncio.run(run())
+    assert isinstance(error, SamplingError)
+    assert "the sampler's call failed" in str(error)
+    assert stream == asyncio.run(episode(engine, 1, [[7, 8, 9], [10]], budget=6))[0]
+
+
+def test_a_cache_too_small_for_one_stream_is_refused(params):
+    with pytest.raises(ValueError, match="raise cache_tokens to at least 104"):
+        Engine(CFG, params, stop_ids=(STOP,), streams=6, max_tokens=96, cache_tokens=96, shapes=SHAPES)
 
 
 @pytest.mark.parametrize(("tokens", "budget"), [([], 3), ([7], 0)])
 def test_nothing_to_sample_is_a_caller_error(engine, tokens, budget):
     async def run():
-        row = await engine.acquire()
-        await engine.generate(row, tokens, budget=budget, temperature=1.0, seed=0)
+        await engine.generate(await engine.open(seed=0), tokens, budget=budget)
 
     with pytest.raises(ValueError, match="nothing to sample"):
         asyncio.run(run())
@@ -238,17 +346,17 @@ def test_the_event_loop_stays_free(engine):
         ticker.cancel()
         return ticks
 
-    calls = engine.counters()["decode_calls"]
-    assert asyncio.run(run()) > (engine.counters()["decode_calls"] - calls) / 2
+    assert asyncio.run(run()) > engine.counters()["calls"] / 2
 
 
 def test_counters_tell_tokens_and_waiting(engine):
     async def run():
-        row = await engine.acquire()
-        first = await engine.generate(row, list(range(6, 16)), budget=5, temperature=1.0, seed=0)
+        stream = await engine.open(seed=0)
+        first = await engine.generate(stream, list(range(6, 16)), budget=5)
         await asyncio.sleep(0.2)
-        second = await engine.generate(row, [7, 8], budget=5, temperature=1.0, seed=0)
-        engine.release(row)
+        assert engine.counters()["pages_used"] > 0
+        second = await engine.generate(stream, [7, 8], budget=5)
+        engine.release(stream)
         return len(first.tokens) + len(second.tokens)
 
     sampled, counters = asyncio.run(run()), engine.counters()
@@ -256,6 +364,7 @@ def test_counters_tell_tokens_and_waiting(engine):
     # 10 tokens of the prompt but its last; then the last sampled token and the first of the two new ones.
     assert counters["prefill_tokens"] == 9 + 2
     assert 0.2 <= counters["idle_s"] < 1.0
+    assert (counters["pages_used"], counters["streams"]) == (0, 0)
 
 
 def test_closing_ends_turns_in_the_making(engine):
@@ -270,20 +379,35 @@ def test_closing_ends_turns_in_the_making(engine):
 
 
 @pytest.mark.slow
-def test_a_mesh_gives_the_same_episodes(params):
-    """Two devices by rows: the same tokens as without a mesh, and as few compilations."""
-    mesh = sharding.make_mesh({"fsdp": 2}, devices=jax.devices()[:2])
-    placed = jax.device_put(params, param_shardings(CFG, mesh))
-    shapes = Shapes(rows=(2,), chunks=(16,), decode_steps=4)
+@pytest.mark.parametrize("axes", [{"fsdp": 2}, {"tensor": 2}], ids=str)
+def test_a_mesh_gives_the_same_episodes(params, axes):
+    """Two replicas, or the heads of one on two devices: the same tokens as without a mesh, and as few compilations."""
+    cfg = ModelConfig(**{**vars(CFG), "kv_heads": 2})
+    params = jax.tree.map(lambda x: x * 2.0, init_params(cfg, jax.random.key(0)))
+    mesh = sharding.make_mesh(axes, devices=jax.devices()[:2])
+    placed = jax.device_put(params, param_shardings(cfg, mesh))
+    shapes = Shapes(rows=(2,), chunks=(16,), decode_steps=4, page_tokens=8)
     engines = [
-        Engine(CFG, p, stop_ids=(STOP,), rows=4, max_tokens=64, mesh=m, shapes=shapes)
+        Engine(cfg, p, stop_ids=(STOP,), streams=4, max_tokens=64, mesh=m, shapes=shapes)
         for p, m in ((params, None), (placed, mesh))
     ]
 
     async def run(engine):
         return [s for s, _ in await asyncio.gather(*(episode(engine, s, prompts_of(s), budget=6) for s in range(3)))]
 
-    alone, before = asyncio.run(run(engines[0])), step.prefill._cache_size() + step.decode._cache_size()
+    alone, before = asyncio.run(run(engines[0])), step.step._cache_size()
     assert asyncio.run(run(engines[1])) == alone
-    compiled = step.prefill._cache_size() + step.decode._cache_size() - before
-    assert compiled <= len(engines[1].compiled) <= engines[1].shapes.most
+    assert step.step._cache_size() - before <= len(engines[1].compiled) <= shapes.most
+
+
+def test_a_policy_with_experts_has_the_log_probs_of_a_full_forward():
+    cfg = ModelConfig(**{**vars(CFG), "experts": 4, "experts_per_token": 2, "expert_mlp": 16, "first_dense_layers": 1})
+    params = init_params(cfg, jax.random.key(1))
+    engine = Engine(cfg, params, stop_ids=(STOP,), streams=4, max_tokens=96, shapes=SHAPES)
+    prompts = [list(range(6, 30)), [7, 8]]
+
+    async def run():
+        return await asyncio.gather(*(episode(engine, s, prompts) for s in range(4)))
+
+    for stream, turns in asyncio.run(run()):
+        check_logprobs({0: params}, stream, turns, prompts, cfg)

@@ -1,0 +1,133 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ref_ragged_paged_attention
+
+from skillrl.models import paged
+from skillrl.models import policy as models
+from skillrl.models.cache import PagedCache, Ragged
+
+PAGE, WIDTH = 8, 6
+
+
+@pytest.fixture(scope="module")
+def policy(cfg, mesh):
+    return models.Policy.create(cfg, mesh, seed=0)
+
+
+def ragged_of(counts, lengths, table):
+    """One replica; `counts` new tokens of each row, which then has `lengths`."""
+    starts = np.cumsum([0, *counts])
+    rows = np.asarray([len(counts)])
+    return Ragged(*(jnp.asarray(x, jnp.int32) for x in (starts[None], [lengths], rows, np.asarray(table)[None])))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(cfg, params, tokens, ragged, cache):
+    policy = models.merge(cfg, params)
+    hidden, cache = policy.decode(tokens, ragged, cache)
+    return jax.nn.log_softmax(policy.logits(hidden)), cache
+
+
+def decode(policy, cache, tokens, counts, lengths, table, size=32):
+    """Log-probabilities of the new tokens of each row, and the cache."""
+    new = [row[end - count : end] for row, count, end in zip(tokens, counts, lengths, strict=False)]
+    flat = np.concatenate(new)
+    flat = np.pad(flat, (0, size - len(flat)))[None]
+    logprobs, cache = _decode(policy.cfg, models.split(policy), flat, ragged_of(counts, lengths, table), cache)
+    return np.split(np.asarray(logprobs[0, : sum(counts)]), np.cumsum(counts)[:-1]), cache
+
+
+def packed(policy, tokens):
+    tokens = jnp.asarray(tokens)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return jax.nn.log_softmax(policy.logits(policy(tokens, positions, jnp.ones_like(tokens))))
+
+
+def some_tokens(rows, length):
+    return np.random.default_rng(0).integers(0, 64, (rows, length)).astype(np.int32)
+
+
+def test_positions_by_hand():
+    # Rows of 2, 0 and 3 new tokens that then hold 5, 0 and 3; a fourth row lies beyond `rows`.
+    ragged = Ragged(jnp.array([[0, 2, 2, 5, 6]]), jnp.array([[5, 0, 3, 9]]), jnp.array([3]), jnp.zeros((1, 4, 1), int))
+    rows, positions = ragged.positions(8)
+    assert positions.tolist() == [[3, 4, 0, 1, 2, -1, -1, -1]]
+    assert rows[0, :5].tolist() == [0, 0, 2, 2, 2]
+
+
+@pytest.mark.parametrize("schedule", [[(9, 5), (1, 1), (1, 1)], [(7, 20), (16, 1), (0, 2)], [(23, 7)]], ids=str)
+def test_decoding_gives_the_packed_logprobs(cfg, policy, schedule):
+    """Ragged chunks and single steps, over pages in any order."""
+    tokens, table = some_tokens(2, 24), np.random.default_rng(1).permutation(2 * WIDTH).reshape(2, WIDTH)
+    want = np.asarray(packed(policy, tokens))
+    cache, lengths = PagedCache.create(cfg, 2 * WIDTH, PAGE), np.zeros(2, int)
+    for counts in schedule:
+        lengths = lengths + counts
+        got, cache = decode(policy, cache, tokens, counts, lengths, table)
+        for row, (logprobs, count, length) in enumerate(zip(got, counts, lengths, strict=True)):
+            np.testing.assert_allclose(logprobs, want[row, length - count : length], atol=1e-4)
+
+
+def test_padding_is_written_nowhere(cfg, policy):
+    cache = PagedCache.create(cfg, 4, PAGE)
+    _, after = decode(policy, cache, some_tokens(2, 8), (3, 0), (3, 0), [[2, 3], [0, 1]], size=16)
+    written = np.asarray(after.kv).any(axis=(2, 3)).reshape(cfg.layers, 4, PAGE)
+    for layer in written:
+        assert [page.any() for page in layer] == [False, False, True, False]
+        assert layer[2].tolist() == [True] * 3 + [False] * 5
+
+
+def test_what_is_stale_changes_nothing(cfg, policy):
+    """Neither what stands in the pages from before, nor what other rows do: bit by bit."""
+    tokens = some_tokens(3, 40)
+    clean, _ = decode(
+        policy, PagedCache.create(cfg, 18, PAGE), tokens, (20, 0, 0), (20, 0, 0), np.zeros((3, 6)) + range(6)
+    )
+    noise = jax.random.normal(jax.random.key(1), PagedCache.create(cfg, 18, PAGE).kv.shape) * 100
+    table = np.arange(18).reshape(3, 6)
+    among, _ = decode(policy, PagedCache(noise), tokens, (20, 11, 1), (20, 11, 40), table)
+    np.testing.assert_array_equal(clean[0], among[0])
+
+
+def test_what_is_not_finite_never_gets_into_pages(cfg, policy):
+    params = models.split(policy)
+    broken = models.merge(cfg, dict(params, embed_VD=params["embed_VD"] * jnp.nan))
+    logprobs, cache = decode(broken, PagedCache.create(cfg, 4, PAGE), some_tokens(1, 8), (5,), (5,), [[0, 1]])
+    assert np.isnan(logprobs[0]).all()
+    assert np.isfinite(cache.kv).all()
+
+
+def test_decoding_updates_the_cache_in_place(cfg, policy):
+    cache = PagedCache.create(cfg, 8, PAGE)
+    ragged = ragged_of((1, 1), (9, 3), np.arange(8).reshape(2, 4))
+    step = jax.jit(lambda c: policy.decode(jnp.zeros((1, 2), jnp.int32), ragged, c)[1], donate_argnums=0)
+    assert step.lower(cache).compile().memory_analysis().alias_size_in_bytes >= cache.kv.nbytes
+
+
+def attention_inputs(counts, lengths, *, heads=4, kv_heads=2, width=16, tokens=32):
+    rng = np.random.default_rng(0)
+    rows, pages = len(counts), len(counts) * WIDTH
+    return (
+        jnp.asarray(rng.normal(size=(tokens, heads, width)), jnp.float32),
+        jnp.asarray(rng.normal(size=(pages, PAGE, 2 * kv_heads, width)), jnp.float32),
+        jnp.asarray(lengths, jnp.int32),
+        jnp.asarray(rng.permutation(pages).reshape(rows, WIDTH), jnp.int32),
+        jnp.asarray(np.cumsum([0, *counts]), jnp.int32),
+        jnp.int32(rows),
+    )
+
+
+RAGGED = [((1, 1, 1, 1), (1, 48, 17, 8)), ((20, 1, 7, 1), (20, 33, 40, 8))]
+
+
+@pytest.mark.parametrize(("counts", "lengths"), RAGGED, ids=str)
+def test_attention_over_pages_is_that_of_the_kernels_reference(counts, lengths):
+    """The kernel itself runs on TPU alone: jax's interpreters (0.10) stumble over its reshaped references."""
+    inputs = attention_inputs(counts, lengths)
+    *arrays, rows = inputs
+    want = ref_ragged_paged_attention(*arrays, rows[None], sm_scale=16**-0.5)
+    np.testing.assert_allclose(paged.attend_pages(*inputs)[: len(want)], want, atol=1e-5)
