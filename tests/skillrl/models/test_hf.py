@@ -2,6 +2,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import tracemalloc
 
 import jax
 import numpy as np
@@ -77,6 +78,27 @@ def test_sharded_meshes_write_the_same_bytes_and_read_them_in_pieces(tmp_path, a
         assert a.sharding == b
     save_hf(back, GLM, pieces)
     assert (back / WEIGHTS).read_bytes() == (one / WEIGHTS).read_bytes()
+
+
+def test_host_memory_stays_near_one_tensor(tmp_path, mesh):
+    """numpy reports its memory to tracemalloc; the parameters themselves are device memory."""
+    cfg = ModelConfig(vocab=64, embed=64, layers=24, q_heads=2, kv_heads=1, head_dim=32, mlp=1024)
+    params = random_params(cfg)
+    tensor_bytes, total_bytes = 4 * cfg.embed * cfg.mlp, sum(x.nbytes for x in jax.tree.leaves(params))
+    assert total_bytes > 50 * tensor_bytes
+
+    def peak(work):
+        work()  # what is compiled stays
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(lambda: save_hf(tmp_path, cfg, params)) < 3 * tensor_bytes
+    assert peak(lambda: load_hf(tmp_path, mesh, chunk_bytes=1)) < 4 * tensor_bytes
+    assert peak(lambda: differing_tensor(tmp_path, cfg, params)) < 3 * tensor_bytes
 
 
 def test_several_files_are_indexed(tmp_path, glm):
