@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillrl import sharding
 from skillrl.models import attention, layers
 from skillrl.models import policy as models
 from skillrl.models.cache import KVCache
@@ -160,22 +159,6 @@ def test_decoding_updates_the_cache_in_place(cfg, mesh, policy):
     compiled = step.lower(cache).compile()
     size = sum(x.nbytes for x in jax.tree.leaves(cache))
     assert compiled.memory_analysis().alias_size_in_bytes >= size
-
-
-@pytest.mark.parametrize("axes", [{"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"data": 2, "tensor": 2}], ids=str)
-def test_any_mesh_gives_the_same_logprobs(cfg, policy, axes):
-    mesh = sharding.make_mesh(axes, devices=jax.devices()[:4])
-    params = jax.device_put(models.split(policy), models.param_shardings(cfg, mesh))
-    tokens = _tokens(4, 20)
-    rows = jax.device_put(tokens, sharding.named(mesh, "batch", None))
-    with jax.set_mesh(mesh):
-        got = jax.jit(lambda p, t: _logprobs(models.merge(cfg, p), t))(params, rows)
-    np.testing.assert_allclose(got, _packed(policy, tokens), atol=2e-5)
-
-
-def _logprobs(policy, tokens):
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    return jax.nn.log_softmax(policy.logits(policy(tokens, positions, jnp.ones_like(tokens))))
 
 
 @pytest.mark.parametrize("change", [{"remat": "full"}, {"unroll": 1}], ids=str)
