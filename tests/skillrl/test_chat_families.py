@@ -228,6 +228,9 @@ def test_a_published_call_is_read(chats, family):
     ("family", "said", "reason"),
     [
         ("qwen2.5", tagged('{"name": "bash", "arguments": {"command": "ls"}'), "valid JSON"),
+        # Deeper than json can read; a number longer than int takes.
+        ("qwen2.5", tagged("[" * 100_000), "valid JSON"),
+        ("qwen2.5", named('{"command": ' + "9" * 5000 + "}"), "valid JSON"),
         ("qwen2.5", "<tool_call>\nls<|im_end|>", "between one <tool_call> and one </tool_call>"),
         ("qwen2.5", "ls</tool_call><|im_end|>", "between one <tool_call> and one </tool_call>"),
         ("qwen2.5", tagged("{}", " and<|im_end|>"), "text after the call"),

@@ -14,7 +14,7 @@ from skillrl.sampling.plan import Shapes
 from skillrl.sampling.turns import Sampled, SamplingError
 
 CFG = ModelConfig(vocab=48, embed=32, layers=2, q_heads=2, kv_heads=1, head_dim=16, mlp=48)
-STOP = 5
+STOPS = (5, 7)
 SHAPES = Shapes(rows=(2, 4), chunks=(4, 16), decode_steps=4)
 
 
@@ -26,7 +26,7 @@ def params():
 
 @pytest.fixture
 def engine(params):
-    return Engine(CFG, params, stop_ids=(STOP,), rows=6, max_tokens=96, shapes=SHAPES)
+    return Engine(CFG, params, stop_ids=STOPS, rows=6, max_tokens=96, shapes=SHAPES)
 
 
 async def episode(engine, seed, prompts, *, budget=12, temperature=1.0, pauses=()):
@@ -99,14 +99,15 @@ def test_compilations_are_bounded(engine):
 
 def test_turns_end_at_the_stop_token_or_at_the_budget(engine):
     async def run():
-        return await asyncio.gather(*(episode(engine, s, [[6 + s]], budget=40, temperature=3.0) for s in range(12)))
+        return await asyncio.gather(*(episode(engine, s, [[8 + s]], budget=20, temperature=3.0) for s in range(12)))
 
     turns = [turns[0] for _, turns in asyncio.run(run())]
     assert {turn.stopped for turn in turns} == {True, False}
+    assert {int(turn.tokens[-1]) for turn in turns if turn.stopped} == set(STOPS)
     for turn in turns:
-        assert STOP not in turn.tokens[:-1]
-        assert (turn.tokens[-1] == STOP) == turn.stopped
-        assert turn.stopped or len(turn.tokens) == 40
+        assert not set(STOPS) & set(turn.tokens[:-1].tolist())
+        assert (turn.tokens[-1] in STOPS) == turn.stopped
+        assert turn.stopped or len(turn.tokens) == 20
         assert len(turn.tokens) == len(turn.logprobs) == len(turn.versions)
 
 
@@ -276,7 +277,7 @@ def test_a_mesh_gives_the_same_episodes(params):
     placed = jax.device_put(params, param_shardings(CFG, mesh))
     shapes = Shapes(rows=(2,), chunks=(16,), decode_steps=4)
     engines = [
-        Engine(CFG, p, stop_ids=(STOP,), rows=4, max_tokens=64, mesh=m, shapes=shapes)
+        Engine(CFG, p, stop_ids=STOPS, rows=4, max_tokens=64, mesh=m, shapes=shapes)
         for p, m in ((params, None), (placed, mesh))
     ]
 
