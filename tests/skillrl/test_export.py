@@ -9,7 +9,6 @@ from safetensors.numpy import load_file, save_file
 
 from skillrl import export, sharding
 from skillrl.checkpoint import Checkpoints
-from skillrl.models import policy as models
 from skillrl.models.hf import load_hf
 from skillrl.rl.learner import Learner, LearnerConfig
 from skillrl.tokenizer import SentencePieceTokenizer
@@ -57,15 +56,15 @@ def test_command_exports_a_checkpoint_that_reads_back_bitwise(tmp_path, cfg, mes
     assert "give the workdir of a run" in capsys.readouterr().err
 
 
-def test_nothing_is_left_where_the_tokenizer_is_missing(tmp_path, cfg, mesh):
-    params = models.split(models.Policy.create(cfg, mesh, 0))
+def test_nothing_is_left_where_the_tokenizer_is_missing(tmp_path, cfg):
+    params = random_params(cfg)
     with pytest.raises(export.ExportError, match="no tokenizer at"):
         export.export(tmp_path / "out", cfg, params, tmp_path / "nowhere", "card")
     assert not list(tmp_path.iterdir())
 
 
-def test_verify_finds_a_changed_tensor(tmp_path, cfg, mesh, tokenizer_dir):
-    params = models.split(models.Policy.create(cfg, mesh, 0))
+def test_verify_finds_a_changed_tensor(tmp_path, cfg, tokenizer_dir):
+    params = random_params(cfg)
     out = export.export(tmp_path / "out", cfg, params, tokenizer_dir, "card")
     tensors = load_file(out / "model.safetensors")
     tensors["model.norm.weight"][3] += 1e-6
