@@ -396,6 +396,12 @@ def test_a_template_that_does_not_fit_is_refused_at_start(tmp_path, what):
     assert str(tmp_path) in str(error.value)
 
 
+def test_a_template_of_another_tokenizer_is_refused(tmp_path):
+    tokenizer = HFTokenizer(make_folder(tmp_path, "llama3.1", template=QWEN))
+    with pytest.raises(ChatError, match=r"has none of .*<\|im_end\|>.* which end turns in the format of Qwen2.5"):
+        TemplateChat(tokenizer)
+
+
 def test_the_format_may_be_named(chats):
     tokenizer = chats["qwen3-coder", True].tokenizer
     assert TemplateChat(tokenizer, "qwen_coder").calls.name == chats["qwen3-coder", True].calls.name == "qwen_coder"
