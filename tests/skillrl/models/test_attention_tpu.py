@@ -22,8 +22,11 @@ def topology():
     return lambda name: topologies.get_topology_desc(name, platform="tpu").devices
 
 
-def lowered(mesh, shape, dtype=jnp.bfloat16, policy="none"):
-    """Forward and backward of one attention; `shape` is rows, tokens, query heads, key/value heads and head width."""
+def lowered(mesh, shape, dtype=jnp.bfloat16, policy="full"):
+    """Forward and backward of a loop over two layers of attention alone.
+
+    `shape` is rows, tokens, query heads, key/value heads and head width.
+    """
     rows, tokens, q_heads, kv_heads, width = shape
 
     def array(dtype, *logical, heads=()):
@@ -34,7 +37,8 @@ def lowered(mesh, shape, dtype=jnp.bfloat16, policy="none"):
     attention = remat(packed_attention, policy)
 
     def loss(q, k, v, segment_ids):
-        return attention(q, k, v, segment_ids).astype(jnp.float32).sum()
+        out, _ = jax.lax.scan(lambda x, _: (attention(x, k, v, segment_ids), None), q, length=2)
+        return out.astype(jnp.float32).sum()
 
     with jax.set_mesh(mesh):
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, k, k, array(jnp.int32, "batch", "tokens"))
@@ -53,15 +57,16 @@ def lowered(mesh, shape, dtype=jnp.bfloat16, policy="none"):
 def test_splash_compiles_for_tpus(topology, name, axes, shape, dtype):
     """Tiles fit the chip's memory on each generation, for rows, heads, tokens split and for lengths that are padded."""
     program = lowered(sharding.make_mesh(axes, devices=topology(name)), shape, dtype)
-    assert program.as_text().count("tpu_custom_call") == 3  # forward, queries' gradient, keys' and values' gradient
+    # Forward, forward again, the queries' gradient, the keys' and values' gradient.
+    assert program.as_text().count("tpu_custom_call") == 4
     program.compile()
 
 
 def test_128k_tokens_of_a_large_model_fit(topology):
-    """One layer of GLM-4.5-Air's attention over 131,072 tokens on 8 chips; scores would take 96 x 32 GiB."""
+    """GLM-4.5-Air's attention over 131,072 tokens on 8 chips; scores would take 96 x 32 GiB a layer."""
     mesh = sharding.make_mesh({"context": 8}, devices=topology("v5p:2x2x2"))
     compiled = lowered(mesh, (1, 131_072, 96, 8, 128)).compile()
-    assert compiled.memory_analysis().peak_memory_in_bytes < 5 * 2**30
+    assert compiled.memory_analysis().peak_memory_in_bytes < 6 * 2**30
 
 
 def test_saved_outputs_spare_the_forward_kernel_in_the_backward_pass(topology):
