@@ -129,9 +129,6 @@ def _decays(path, axes: tuple[str | None, ...]) -> bool:
 
 def check_host_memory(device: jax.Device) -> None:
     """Raises OptimizerError where programs of this device cannot address the host's memory."""
-    # Devices that exist for the compiler only have no memories to ask.
-    if getattr(device, "client", None) is None:
-        return
     kinds = {memory.kind for memory in device.addressable_memories()}
     if _HOST not in kinds:
         raise OptimizerError(

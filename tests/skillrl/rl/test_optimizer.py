@@ -97,8 +97,6 @@ def test_state_on_the_host_learns_bitwise_the_same(cfg, mesh, episodes):
 
 
 def test_a_platform_without_host_memory_is_refused():
-    device = SimpleNamespace(
-        platform="abacus", client=object(), addressable_memories=lambda: [SimpleNamespace(kind="beads")]
-    )
+    device = SimpleNamespace(platform="abacus", addressable_memories=lambda: [SimpleNamespace(kind="beads")])
     with pytest.raises(OptimizerError, match="abacus has no pinned_host memory, only .'beads'.; use optimizer_memory="):
         optimizer.check_host_memory(device)
