@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from skillrl.compile.collectives import SEND
 from skillrl.compile.compiler import GIB, Compiled
 from skillrl.compile.topology import Topology
 
@@ -31,7 +32,7 @@ def bound(compiled: Compiled, topology: Topology) -> Bound:
     """Of one call, as if arithmetic, memory, links and network overlapped perfectly, each at its published peak."""
     chip = topology.chip
     sent = sum(c.bytes for c in compiled.collectives.values())
-    between = sum(c.dcn_bytes for c in compiled.collectives.values())
+    between = sum(c.bytes for c in compiled.collectives.values() if c.over_network)
     return Bound(
         compiled.program.flops.total / (chip.flops * len(topology.devices)),
         (compiled.argument_bytes + compiled.output_bytes) / chip.hbm_bytes,
@@ -57,7 +58,7 @@ def as_json(compiled: Compiled, topology: Topology) -> dict:
         "model_flops": flops.model,
         "recomputed_flops": flops.recomputed,
         "collectives": {
-            kind: {"count": c.count, "runs": c.runs, "bytes": round(c.bytes), "dcn_bytes": round(c.dcn_bytes)}
+            kind: {"count": c.count, "runs": c.runs, "bytes": round(c.bytes)}
             for kind, c in compiled.collectives.items()
         },
         "bound_s": limit.seconds,
@@ -103,7 +104,6 @@ def line(program: dict) -> str:
 def collective_lines(program: dict) -> list[str]:
     return [
         f"  {program['program']:<17} {kind:<19} {c['count']:>5} in the program {c['runs']:>7} run "
-        f"{c['bytes'] / GIB:>9.2f} GiB sent by each device"
-        + (f", {c['dcn_bytes'] / GIB:.2f} GiB between slices" if c["dcn_bytes"] else "")
+        f"{c['bytes'] / GIB:>9.2f} GiB sent by each device{' between slices' if kind == SEND else ''}"
         for kind, c in program["collectives"].items()
     ]

@@ -82,9 +82,17 @@ def test_bytes_are_those_of_rings(found):
     assert found["collective-permute"].bytes == 40 * 8 * 128 * 2
 
 
-def test_groups_over_slices_cross_the_network():
-    found = collectives.parse(PROGRAM, num_devices=8, slices=2)
-    assert found["all-gather"].dcn_bytes == 0  # groups 0..3 and 4..7: each in one slice
-    assert found["reduce-scatter"].dcn_bytes == found["reduce-scatter"].bytes  # groups 0,2,4,6 and 1,3,5,7
-    assert found["all-reduce"].dcn_bytes == found["all-reduce"].bytes
-    assert found["collective-permute"].dcn_bytes == 0
+def test_what_crosses_the_network_is_sent_after_the_sum_within_each_slice():
+    text = """\
+ENTRY %main (x: bf16[64,128]) -> bf16[64,128] {
+  %part = bf16[16,128]{1,0} reduce-scatter(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  %out = (bf16[16,128]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}, token[]) send(%part, %after), is_host_transfer=true
+  %sent = token[] send-done(%out), is_host_transfer=true
+  ROOT %all = bf16[64,128]{1,0} all-gather(%got), replica_groups={}, dimensions={0}
+}
+"""
+    found = collectives.parse(text, num_devices=8, slices=2)
+    assert found["send"].over_network
+    assert found["send"].bytes == 16 * 128 * 2  # of two slices each sends its part once
+    assert found["all-gather"].bytes == 64 * 128 * 2 * 3 / 4  # within a slice
+    assert not found["all-gather"].over_network
