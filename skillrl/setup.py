@@ -188,6 +188,11 @@ def keep_tokenizer(source: Path, workdir: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
+def keep_config(config: ConfigDict, workdir: Path) -> None:
+    """Writes the config beside what it made, for the model card."""
+    (workdir / export.CONFIG_FILE).write_text(config.to_json_best_effort(indent=1) + "\n", encoding="utf-8")
+
+
 def make_learner(config: ConfigDict, cfg: ModelConfig, mesh: Mesh, *, decay_steps: int = 0) -> Learner:
     loss = config.loss.to_dict()
     learner = LearnerConfig(

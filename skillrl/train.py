@@ -96,6 +96,7 @@ def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task]) -> Run:
     if step < config.num_steps:
         # Of an earlier, shorter run.
         (workdir / "eval" / "after.json").unlink(missing_ok=True)
+    setup.keep_config(config, workdir)
     setup.keep_tokenizer(policy.tokenizer_file, workdir)
     engine = setup.make_engine(config, policy, learner.policy_params(state), version=int(state.version))
     return Run(config, workdir, tasks, policy, learner, state, mixture, engine, checkpoints, step)
