@@ -58,8 +58,14 @@ def base_config() -> ConfigDict:
         dict(
             groups_per_step=64,
             group_size=8,
-            # Rows of the sampler's cache: episodes that hold tokens on the device at the same time.
+            # Episodes open in the sampler at the same time.
             rows=256,
+            # Tokens that its cache holds; 0: as many as `rows` episodes can need. With less, episodes that wait for
+            # their tools lose theirs when room runs short, and are computed again.
+            cache_tokens=0,
+            # What new weights mean for episodes in flight: "keep" what the cache holds, "recompute" it under them, or
+            # "drain": turns in the making end under the old ones.
+            update="keep",
             max_tokens=32_768,
             max_turns=50,
             max_observation_tokens=4096,

@@ -10,20 +10,25 @@ has been made: learning rates and batch sizes are starting points, not measured 
 
 from configs import common
 
-# topology: the slice. mesh: its axes. micro_rows: packed rows of max_tokens each, over the whole mesh. Embedding widths
-# divide into parts of at least 128, the lanes of a TPU register, wherever the mesh allows it.
+# topology: the slice. mesh: its axes. micro_rows: packed rows of max_tokens each, over the whole mesh. rows: episodes
+# in the sampler's cache. With parts of 128 or more of the embedding width (4096 over 32 devices) the compiler gathers
+# weights while it multiplies; with smaller ones it adds up whole weights instead: twice the bytes, and no overlap.
 MODELS = {
     "qwen3-8b": dict(topology="v5p:2x4x4", mesh=dict(fsdp=32), micro_rows=32),
     "llama-3.1-8b": dict(topology="v5p:2x4x4", mesh=dict(fsdp=32), micro_rows=32),
     "qwen3-32b": dict(topology="v5p:4x4x4", mesh=dict(fsdp=32, tensor=2), micro_rows=32),
     "qwen3-coder-30b-a3b": dict(topology="v5p:4x4x4", mesh=dict(fsdp=16, expert=4), micro_rows=64),
-    "glm-4.5-air": dict(topology="v5p:4x4x4", mesh=dict(fsdp=16, expert=4), micro_rows=64),
+    "glm-4.5-air": dict(
+        topology="v5p:4x4x4", mesh=dict(fsdp=16, expert=4), micro_rows=64, rows=64, first_moment="bfloat16"
+    ),
     "glm-4.5-air-128k": dict(
         variant="glm-4.5-air",
         topology="v5p:4x8x8",
         mesh=dict(fsdp=16, expert=4, context=4),
         micro_rows=64,
+        rows=64,
         max_tokens=131_072,
+        first_moment="bfloat16",
     ),
 }
 
@@ -41,7 +46,9 @@ def get_config(arg: str = ""):
     c.policy.update(dict(dtype="bfloat16", remat="full", unroll=1))
     c.topology = model["topology"]
     c.mesh.update(dict(fsdp=1) | model["mesh"])
-    c.rollout.max_tokens = max_tokens
+    c.rollout.update(dict(max_tokens=max_tokens, rows=model.get("rows", 128)))
     c.packing.row_tokens = max_tokens
-    c.learner.micro_rows = model["micro_rows"]
+    # 1024 tokens at a time keep the head's product busy with arithmetic, not with reading its weights.
+    c.learner.update(dict(micro_rows=model["micro_rows"], logprob_chunk=1024))
+    c.learner.first_moment_dtype = model.get("first_moment", "float32")
     return c

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; write --flag=value")
     from sandbox_service.client import SandboxError
-    from skillrl import export, setup
+    from skillrl import setup
 
     logging.set_verbosity(logging.DEBUG if _DEBUG.value else logging.WARNING)
     config, workdir = _CONFIG.value, Path(_WORKDIR.value).resolve()
@@ -28,7 +28,6 @@ def main(argv: list[str]) -> None:
         else:
             raise setup.ConfigError(f"program={config.program!r}; one of rl, sft")
         setup.check(config)
-        (workdir / export.CONFIG_FILE).write_text(config.to_json_best_effort(indent=1) + "\n", encoding="utf-8")
         program.run(config, workdir)
     except (SandboxError, ValueError, OSError, RuntimeError) as e:
         if _DEBUG.value:

@@ -27,7 +27,7 @@ from skillrl.rl.outcomes import TRUNCATION_POLICIES
 from skillrl.rl.packing import DENOMINATORS
 from skillrl.rollout.episode import Budgets
 from skillrl.rollout.tools import MIN_OBSERVATION_TOKENS
-from skillrl.sampling.engine import Engine
+from skillrl.sampling.engine import UPDATES, Engine
 from skillrl.tasks.source import read_tasks
 from skillrl.tokenizer import HFTokenizer, SentencePieceTokenizer
 from skillrl.types import COMPOSITE_KINDS, Task
@@ -62,6 +62,7 @@ def check(config: ConfigDict) -> None:
         "advantages.estimator": ESTIMATORS,
         "packing.denominator": DENOMINATORS,
         "policy.chat": ("", *FORMATS),
+        "rollout.update": UPDATES,
     }
     for name, known in choices.items():
         section, _, key = name.partition(".")
@@ -188,6 +189,11 @@ def keep_tokenizer(source: Path, workdir: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
+def keep_config(config: ConfigDict, workdir: Path) -> None:
+    """Writes the config beside what it made, for the model card."""
+    (workdir / export.CONFIG_FILE).write_text(config.to_json_best_effort(indent=1) + "\n", encoding="utf-8")
+
+
 def make_learner(config: ConfigDict, cfg: ModelConfig, mesh: Mesh, *, decay_steps: int = 0) -> Learner:
     loss = config.loss.to_dict()
     learner = LearnerConfig(
@@ -206,6 +212,7 @@ def make_engine(config: ConfigDict, policy: Policy, params: models.Params, versi
         stop_ids=policy.chat.stop_ids,
         streams=config.rollout.rows,
         max_tokens=config.rollout.max_tokens,
+        cache_tokens=config.rollout.cache_tokens,
         mesh=policy.mesh,
         version=version,
     )

@@ -44,6 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpoints.restore_latest(learner.abstract_state())
     state = restored[0] if restored else learner.init(config.seed)
+    setup.keep_config(config, workdir)
 
     rows, length = config.packing.rows, config.packing.row_tokens
     warmup_steps = config.sft.warmup_tokens // (rows * length)

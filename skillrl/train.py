@@ -96,6 +96,7 @@ def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task]) -> Run:
     if step < config.num_steps:
         # Of an earlier, shorter run.
         (workdir / "eval" / "after.json").unlink(missing_ok=True)
+    setup.keep_config(config, workdir)
     setup.keep_tokenizer(policy.tokenizer_file, workdir)
     engine = setup.make_engine(config, policy, learner.policy_params(state), version=int(state.version))
     return Run(config, workdir, tasks, policy, learner, state, mixture, engine, checkpoints, step)
@@ -158,7 +159,8 @@ async def _train_step(run: Run) -> dict[str, float]:
         # In a thread: the client's lease renewals go on meanwhile.
         run.state, update = await asyncio.to_thread(run.learner.update, run.state, batch)
         scalars |= {f"learner/{name}": value for name, value in update.items()}
-        await run.engine.update(run.learner.policy_params(run.state), int(run.state.version))
+        params = run.learner.policy_params(run.state)
+        await run.engine.update(params, int(run.state.version), config.rollout.update)
     tokens = sum(int(e.loss_mask.sum()) for g in played for e in g)
     scalars |= run.mixture.metrics() | {f"sampler/{k}": v for k, v in run.engine.counters().items()}
     return scalars | {

@@ -1,17 +1,19 @@
 """Every config loads with its arguments, and what is wrong on the command line is one clear line."""
 
 import importlib
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from configs import common
+from configs import common, joint
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 ARGUMENTS = {
+    "joint": [f"model={name}" for name in joint.MODELS],
     "tiny": ["smoke", "smoke=true", "smoke=false"],
     "sft": ["smoke"],
     "single_skill": ["skill=review", "skill=editing,smoke"],
@@ -38,6 +40,25 @@ def test_every_config_passes_the_check(name, arg):
     from skillrl import setup
 
     setup.check(load(name, arg))
+
+
+@pytest.mark.parametrize("name", joint.MODELS)
+def test_a_joint_config_fills_its_slice(name):
+    """Mesh, rows and lengths agree with the slice; whether the model fits is tested with the compiler."""
+    from skillrl import sharding
+
+    config = load("joint", f"model={name}")
+    chips = math.prod(int(size) for size in config.topology.partition(":")[2].split("x"))
+    assert math.prod(config.mesh.values()) == chips
+    rows = math.prod(config.mesh[axis] for axis in sharding.RULES["batch"])
+    assert config.learner.micro_rows % rows == 0
+    assert config.rollout.rows % rows == 0
+    assert config.packing.row_tokens == config.rollout.max_tokens >= 32_768
+
+
+def test_an_unknown_model_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown model 'gpt-2'; one of qwen3-8b, llama-3.1-8b, "):
+        load("joint", "model=gpt-2")
 
 
 def test_smoke_is_smaller():

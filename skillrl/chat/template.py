@@ -58,9 +58,7 @@ class TemplateChat:
         self._final_stop = final_stops[0]
         self._bridge = self._cut(rest.partition(self._call_stop)[2], _RESULT)
         self._call_stop_ids = frozenset(map(tokenizer.special_id, call_stops))
-        eos = tokenizer.hf.eos_token_id
-        stops = [*map(tokenizer.special_id, (*call_stops, *final_stops)), *([] if eos is None else [eos])]
-        self.stop_ids = tuple(dict.fromkeys(stops))
+        self.stop_ids = tuple(dict.fromkeys(map(tokenizer.special_id, (*call_stops, *final_stops))))
         # Half a surrogate pair: no decoded text holds one.
         names = (*self.calls.markup, _THINK, _END_THINK)
         known = {name: chr(0xDC00 + n) for n, name in enumerate(names) if name in tokenizer.added_ids}

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from skillrl import sharding
 from skillrl.models import policy as models
+from skillrl.models.config import ModelConfig
 from skillrl.models.families import HfError, from_hf_config
 from skillrl.models.hf import load_hf
 from skillrl.models.hf_files import read_json
@@ -28,10 +30,8 @@ class CheckError(RuntimeError):
     """Nothing to compare with; the message names the remedy."""
 
 
-def our_logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:
-    """Logits [B, T, V] of this decoder on one device, in float32."""
-    mesh = sharding.make_mesh({}, devices=jax.local_devices()[:1])
-    cfg, params = load_hf(folder, mesh, param_dtype="float32", dtype="float32", unroll=1)
+def our_logits(cfg: ModelConfig, params: models.Params, mesh: Mesh, tokens_BT: np.ndarray) -> np.ndarray:
+    """Logits [B, T, V] of this decoder, matrix products in full float32."""
     positions_BT = np.tile(np.arange(tokens_BT.shape[1], dtype=np.int32), (len(tokens_BT), 1))
 
     @jax.jit
@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
         tokens_BT = np.random.default_rng(args.seed).integers(0, cfg.vocab, (_ROWS, args.tokens)).astype(np.int32)
         theirs = their_logits(args.folder, tokens_BT)
         gc.collect()  # one copy of the weights at a time
-        ours = our_logits(args.folder, tokens_BT)
+        mesh = sharding.make_mesh({}, devices=jax.local_devices()[:1])
+        cfg, params = load_hf(args.folder, mesh, param_dtype="float32", dtype="float32", unroll=1)
+        ours = our_logits(cfg, params, mesh, tokens_BT)
     except (CheckError, HfError, sharding.ShardingError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -3,13 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from skillrl.models.remat import POLICIES
+
 FAMILIES = ("qwen2", "qwen3", "qwen3_moe", "llama", "glm4_moe")
 _CHOICES = {
     "family": FAMILIES,
     "rope_type": ("default", "llama3", "yarn"),
     "router": ("softmax", "sigmoid"),
     "attention": ("auto", "jnp", "splash", "triton"),
-    "remat": ("none", "full", "dots", "attention", "offload"),
+    "remat": ("none", *POLICIES),
 }
 
 

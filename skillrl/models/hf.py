@@ -165,9 +165,11 @@ def _gathered(found: list[Parameter], params: models.Params) -> Iterator[tuple[s
             fits = max(1, _CHUNK_BYTES // max(1, parameter.tensor_bytes))
             together = next(n for n in range(min(experts, fits), 0, -1) if experts % n == 0)
         gather = _gatherer(parameter.layout, parameter.stacked, together, _replicated(x))
+        bits = None
         for index in np.ndindex(*parameter.stack):
             expert = index[1] if parameter.stacked == 2 else 0
             if expert % together == 0:
+                del bits  # before the next ones are there
                 bits = np.asarray(gather(x, index[0] if index else 0, expert).addressable_data(0))
             yield parameter.name(*index), bits[expert % together] if parameter.stacked == 2 else bits
 

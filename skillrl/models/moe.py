@@ -129,9 +129,9 @@ def mixture(
     outer = sharding.spec("experts", "expert_mlp", "expert_embed")
     rows = sharding.spec("batch", tokens, None)
     specs = (rows, sharding.spec(None, None), sharding.spec(None), inner, inner, outer)
-    return jax.shard_map(functools.partial(_local_mixture, cfg, sharding.RULES), in_specs=specs, out_specs=rows)(
-        *operands
-    )
+    # Without a split of the tokens the types of shard_map cannot tell that all chips of its axis hold the same result.
+    local = functools.partial(_local_mixture, cfg, sharding.RULES)
+    return jax.shard_map(local, in_specs=specs, out_specs=rows, check_vma=tokens is not None)(*operands)
 
 
 def _local_mixture(cfg, axes, x_BTD, router_DE, bias_E, gate_EDF, up_EDF, down_EFD):
@@ -139,11 +139,18 @@ def _local_mixture(cfg, axes, x_BTD, router_DE, bias_E, gate_EDF, up_EDF, down_E
     dtype = x_BTD.dtype
     x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
     weights_NX, chosen_NX = route(cfg, x_ND, router_DE, bias_E)
-    gate_EDF, up_EDF, down_EFD = gate_EDF.astype(dtype), up_EDF.astype(dtype), down_EFD.astype(dtype)
     if axes is None:
-        return experts(x_ND, weights_NX, chosen_NX, gate_EDF, up_EDF, down_EFD).reshape(x_BTD.shape)
-    gather = functools.partial(jax.lax.all_gather, axis_name=axes["expert_embed"], tiled=True)
-    weights = gather(gate_EDF, axis=1), gather(up_EDF, axis=1), gather(down_EFD, axis=2)
+        weights = (w.astype(dtype) for w in (gate_EDF, up_EDF, down_EFD))
+        return experts(x_ND, weights_NX, chosen_NX, *weights).reshape(x_BTD.shape)
+    stored = axes["experts"] + axes["expert_embed"]
+    copied = tuple(axis for axis in axes["batch"] if axis not in stored)
+
+    def gather(w, axis):
+        # As copies before they are gathered: their gradients are then added up over `copied` after they were split.
+        w = jax.lax.pcast(w, copied, to="varying").astype(dtype)
+        return jax.lax.all_gather(w, axes["expert_embed"], axis=axis, tiled=True)
+
+    weights = gather(gate_EDF, 1), gather(up_EDF, 1), gather(down_EFD, 2)
     if jax.lax.axis_size(axes["experts"]) == 1:
         out_ND = experts(x_ND, weights_NX, chosen_NX, *weights)
     else:

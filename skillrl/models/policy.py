@@ -152,7 +152,7 @@ def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
 
 def abstract_params(cfg: ModelConfig, mesh: Mesh | None = None) -> Params:
     """Shapes and dtypes of the parameters, with shardings where a mesh is given; allocates nothing."""
-    shapes = jax.eval_shape(functools.partial(init_params, cfg), jax.random.key(0))
+    shapes = jax.eval_shape(lambda: init_params(cfg, jax.random.key(0)))
     if mesh is None:
         return shapes
     return jax.tree.map(

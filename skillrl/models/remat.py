@@ -9,7 +9,7 @@ ATTENTION_OUTPUT = "attention_output"
 LAYER_INPUT = "layer_input"
 
 _policies = jax.checkpoint_policies
-POLICIES: dict[str, Callable | None] = {
+POLICIES: dict[str, Callable] = {
     # Recompute the layer from its input.
     "full": _policies.nothing_saveable,
     # Keep the results of matrix products with parameters: recomputes norms, activations and attention.

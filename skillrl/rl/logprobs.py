@@ -46,7 +46,8 @@ def token_logprobs(
             out_specs=(narrow, narrow),
         )
     head = policy.embed_VD[...].T if policy.cfg.tied else policy.head_DV[...]
-    logprobs, entropy = score(hidden, head, targets, wanted)
+    # In the dtype of the products, so that half as much is gathered.
+    logprobs, entropy = score(hidden, head.astype(hidden.dtype), targets, wanted)
 
     def shifted_back(x):
         return jnp.where(mask.at[:, 0].set(False), jnp.pad(x[:, :-1], ((0, 0), (1, 0))), 0)
@@ -67,6 +68,10 @@ def _local_logprobs(hidden, head, targets, wanted, *, temperature, chunk, vocab_
 
     # The devices wait for the slowest one anyway, and none may leave a sum over the vocabulary's parts to the others.
     used = jax.lax.pmax(wanted.sum(), all_axes) if all_axes else wanted.sum()
+    # Copied to the devices outside of the loop: its gradient is then summed over them once, not with every chunk. The
+    # chunks' gradients are added up in float32.
+    copied = tuple(axis for axis in all_axes if axis not in vocab_axes)
+    head = (jax.lax.pcast(head, copied, to="varying") if copied else head).astype(jnp.float32)
     score = functools.partial(_chunk_logprobs, head, temperature, vocab_axes)
 
     @jax.checkpoint

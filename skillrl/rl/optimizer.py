@@ -101,7 +101,7 @@ def state_shardings(
     used = of_params(lambda s: s)
     if cfg.optimizer_memory == "device":
         return used, used
-    _check_host_memory(mesh)
+    check_host_memory(mesh.devices.flat[0])
     return used, of_params(lambda s: NamedSharding(mesh, s.spec, memory_kind=_HOST))
 
 
@@ -127,13 +127,11 @@ def _decays(path, axes: tuple[str | None, ...]) -> bool:
     return "norm" not in axes and "_bias" not in jax.tree_util.keystr(path)
 
 
-def _check_host_memory(mesh: Mesh) -> None:
-    device = mesh.devices.flat[0]
-    # Devices that exist for the compiler only have no memories to ask.
-    if hasattr(device, "addressable_memories") and device.client is not None:
-        kinds = {memory.kind for memory in device.addressable_memories()}
-        if _HOST not in kinds:
-            raise OptimizerError(
-                f"optimizer_memory='host': {device.platform} has no {_HOST} memory, only {sorted(kinds)}; "
-                "use optimizer_memory='device' and, to save memory, first_moment_dtype='bfloat16'"
-            )
+def check_host_memory(device: jax.Device) -> None:
+    """Raises OptimizerError where programs of this device cannot address the host's memory."""
+    kinds = {memory.kind for memory in device.addressable_memories()}
+    if _HOST not in kinds:
+        raise OptimizerError(
+            f"optimizer_memory='host': {device.platform} has no {_HOST} memory, only {sorted(kinds)}; "
+            "use optimizer_memory='device' and, to save memory, first_moment_dtype='bfloat16'"
+        )

@@ -27,7 +27,7 @@ from skillrl.models.config import ModelConfig
 from skillrl.models.policy import Params
 from skillrl.sampling import step
 from skillrl.sampling.batches import batch_of
-from skillrl.sampling.scheduler import Plan, Scheduler, Shapes
+from skillrl.sampling.scheduler import Plan, Scheduler, Shapes, num_pages
 from skillrl.sampling.streams import Stream
 from skillrl.sampling.turns import Sampled, SamplingError
 
@@ -72,18 +72,9 @@ class Engine:
         shapes: Shapes | None = None,
     ):
         self.replicas = 1 if mesh is None else sharding.batch_shards(mesh)
-        each = -(-streams // self.replicas)
-        self.shapes = shapes or Shapes.default(each, cfg.active_params)
-        size = self.shapes.page_tokens
+        self.shapes = shapes or Shapes.default(-(-streams // self.replicas), cfg.active_params)
         self.max_tokens, self.version = max_tokens, version
-        # One page more than a stream has: to write into a page that it shares, it needs a copy.
-        least = -(-max_tokens // size) + 1
-        self._num_pages = -(-cache_tokens // (size * self.replicas)) if cache_tokens else each * least
-        if self._num_pages < least:
-            raise ValueError(
-                f"a cache of {cache_tokens} tokens in {self.replicas} replicas does not hold one stream of {max_tokens}"
-                f"; raise cache_tokens to at least {least * size * self.replicas}"
-            )
+        self._num_pages = num_pages(self.shapes, self.replicas, streams, max_tokens, cache_tokens)
         self._schedulers = [Scheduler(self.shapes, self._num_pages) for _ in range(self.replicas)]
         self._cfg, self._params, self._mesh, self._stop_ids = cfg, params, mesh, tuple(stop_ids)
         self._counters = Counters()

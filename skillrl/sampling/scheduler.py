@@ -32,22 +32,44 @@ class Shapes:
     page_tokens: int = 16
 
     @classmethod
-    def default(cls, rows: int, num_params: int) -> "Shapes":
-        """For `rows` open streams on this platform.
+    def default(cls, rows: int, num_params: int, platform: str | None = None) -> "Shapes":
+        """For `rows` open streams on the platform, this one's unless given.
 
         One size of rows and chunks on a CPU: the same token then goes through the same matrix shapes whoever else is
         in the call, which makes sampling repeatable bit by bit. A policy that fits into the CPU's caches is fastest in
         batches whose keys and values do so too (measured); a larger one needs rows to share the reading of its weights.
         """
-        if jax.default_backend() == "cpu":
+        if (platform or jax.default_backend()) == "cpu":
             return cls((min(rows, 8 if num_params < 5_000_000 else 32),), (64,), page_tokens=32)
         sizes = (16, 64, 256)
-        return cls(tuple(size for size in sizes if size < rows) + (min(rows, sizes[-1]),), (256, 2048))
+        return cls(tuple(size for size in sizes if size < rows) + (min(rows, sizes[-1]),), (256, 2048), page_tokens=128)
 
     @property
     def most(self) -> int:
         """Upper bound of compilations."""
         return len(self.rows) * len(self.chunks)
+
+    @property
+    def largest(self) -> "Shapes":
+        """The largest rows and chunk alone."""
+        return dataclasses.replace(self, rows=self.rows[-1:], chunks=self.chunks[-1:])
+
+
+def num_pages(shapes: Shapes, replicas: int, streams: int, max_tokens: int, cache_tokens: int = 0) -> int:
+    """Pages of each replica's cache of `cache_tokens` in all, 0 for as many as `streams` of `max_tokens` can need.
+
+    Raises ValueError where not even one stream fits.
+    """
+    size = shapes.page_tokens
+    # One page more than a stream has: to write into a page that it shares, it needs a copy.
+    least = -(-max_tokens // size) + 1
+    pages = -(-cache_tokens // (size * replicas)) if cache_tokens else -(-streams // replicas) * least
+    if pages < least:
+        raise ValueError(
+            f"a cache of {cache_tokens} tokens in {replicas} replicas does not hold one stream of {max_tokens}; "
+            f"raise cache_tokens to at least {least * size * replicas}"
+        )
+    return pages
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ and thinking (the chat_template of Qwen2.5-Coder, Qwen3, QwQ, Qwen3-Coder, GLM-4
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+import pytest
 
 _QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _GLM = ("<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -121,6 +121,9 @@ _EOS = {"qwen": "<|im_end|>", "qwq": "<|im_end|>", "glm4": "<|endoftext|>", "lla
 
 def make_folder(folder: Path, family: str, *, template: str | None = None, vocab: int = 400) -> Path:
     """Writes tokenizer.json, tokenizer_config.json and, unless `template` is empty, chat_template.jinja."""
+    pytest.importorskip("transformers", reason="extra hf: the families' tokenizers come through transformers")
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
     special, added, own = FAMILIES[family]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -228,6 +228,9 @@ def test_a_published_call_is_read(chats, family):
     ("family", "said", "reason"),
     [
         ("qwen2.5", tagged('{"name": "bash", "arguments": {"command": "ls"}'), "valid JSON"),
+        # Deeper than json can read; a number longer than int takes.
+        ("qwen2.5", tagged("[" * 100_000), "valid JSON"),
+        ("qwen2.5", named('{"command": ' + "9" * 5000 + "}"), "valid JSON"),
         ("qwen2.5", "<tool_call>\nls<|im_end|>", "between one <tool_call> and one </tool_call>"),
         ("qwen2.5", "ls</tool_call><|im_end|>", "between one <tool_call> and one </tool_call>"),
         ("qwen2.5", tagged("{}", " and<|im_end|>"), "text after the call"),
@@ -391,6 +394,12 @@ def test_a_template_that_does_not_fit_is_refused_at_start(tmp_path, what):
     with pytest.raises(ChatError, match=message) as error:
         TemplateChat(tokenizer)
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_template_of_another_tokenizer_is_refused(tmp_path):
+    tokenizer = HFTokenizer(make_folder(tmp_path, "llama3.1", template=QWEN))
+    with pytest.raises(ChatError, match=r"has none of .*<\|im_end\|>.* which end turns in the format of Qwen2.5"):
+        TemplateChat(tokenizer)
 
 
 def test_the_format_may_be_named(chats):

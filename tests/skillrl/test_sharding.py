@@ -30,6 +30,19 @@ def test_bad_meshes_name_the_remedy(axes, message):
         sharding.make_mesh(axes)
 
 
+@pytest.mark.deep
+def test_slices_lie_along_the_data_axis():
+    pytest.importorskip("libtpu")
+    from jax.experimental import topologies
+
+    devices = topologies.get_topology_desc("v5p:2x2x1", platform="tpu", num_slices=2).devices
+    mesh = sharding.make_mesh({"data": 4, "fsdp": 2}, devices)
+    slices = [[device.slice_index for device in part.flat] for part in mesh.devices]
+    assert slices == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    with pytest.raises(sharding.ShardingError, match="data must be a multiple of the 2 slices"):
+        sharding.make_mesh({"fsdp": 8}, devices)
+
+
 def test_a_mesh_that_does_not_divide_the_model_is_one_error(cfg):
     with pytest.raises(sharding.ShardingError, match=r"blocks\.k_DKH: kv_heads=2 does not divide over tensor=4"):
         models.param_shardings(cfg, sharding.make_mesh({"fsdp": 2, "tensor": 4}))

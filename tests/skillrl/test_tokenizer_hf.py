@@ -4,7 +4,6 @@ import pytest
 from chats import FAMILIES, make_folder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from skillrl.tokenizer import HFTokenizer
 
@@ -82,9 +81,11 @@ def test_normalisation_to_composed_characters_is_left_out(tmp_path):
 
 
 def test_tokenizers_that_lose_text_are_refused(tmp_path):
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    make_folder(tmp_path, "qwen3")
     backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    make_folder(tmp_path, "qwen3")
     backend.add_special_tokens(["<|im_end|>", "<|endoftext|>"])
     backend.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match="does not give back the text"):

@@ -10,17 +10,18 @@ from hf_folders import write_folder
 from safetensors.numpy import load_file, save_file
 
 from skillrl.models import check
+from skillrl.models.hf import load_hf
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_agreement_and_disagreement(tmp_path, capsys):
+def test_agreement_and_disagreement(tmp_path, mesh, capsys):
     write_folder(tmp_path, "qwen3", head_dim=8)
     assert check.main([str(tmp_path), "--tokens=16"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert float(re.fullmatch(r"max_abs_logit_diff=(\S+)", last)[1]) < 1e-4
 
-    ours = check.our_logits(tmp_path, np.zeros((1, 8), np.int32))
+    ours = check.our_logits(*load_hf(tmp_path, mesh), mesh, np.zeros((1, 8), np.int32))
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["model.norm.weight"][0] *= 1.01
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from skillrl.models.config import ModelConfig
+from skillrl.models.config import VARIANTS, ModelConfig
 from skillrl.models.families import FAMILIES, HfError, from_hf_config, to_hf_config
 
 _QWEN = {"attention_dropout": 0.0, "hidden_act": "silu", "initializer_range": 0.02, "rms_norm_eps": 1e-06,
@@ -80,6 +80,8 @@ EXPECTED = {
 def test_published_files_are_understood_and_come_back(name):
     cfg = from_hf_config(PUBLISHED[name])
     assert {field: getattr(cfg, field) for field in EXPECTED[name]} == EXPECTED[name]
+    variant = VARIANTS[name.partition("/")[2].lower().removesuffix("-instruct")]
+    assert cfg == dataclasses.replace(variant, dtype=cfg.dtype, remat=cfg.remat)
     written = json.loads(json.dumps(to_hf_config(cfg)))
     assert from_hf_config(written) == cfg
     # What it holds of the published fields, it holds with the published value.

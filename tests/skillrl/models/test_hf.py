@@ -2,6 +2,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import tracemalloc
 
 import jax
 import numpy as np
@@ -58,31 +59,56 @@ def test_round_trip_is_bitwise_on_any_mesh(tmp_path, model):
     assert loaded["blocks"]["gate_DF"].sharding == models.param_shardings(cfg, mesh)["blocks"]["gate_DF"]
 
 
-@pytest.mark.parametrize("axes", [{"fsdp": 2, "expert": 2, "tensor": 2}, {"data": 2, "expert": 4}, {"context": 2}])
-def test_sharded_meshes_write_the_same_bytes_and_read_them_in_pieces(tmp_path, axes, glm):
-    """Layer by layer (chunks of one byte) as well as whole; in several files as well as in one."""
-    devices = jax.devices()[: int(np.prod(list(axes.values())))]
-    mesh = sharding.make_mesh(axes, devices=devices)
-    one, several, back = tmp_path / "one", tmp_path / "several", tmp_path / "back"
-    for folder in (one, several, back):
-        folder.mkdir()
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, glm):
+    """The same model in one file and in several."""
+    one, several = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("several")
     save_hf(one, GLM, glm)
     save_hf(several, GLM, glm, max_file_bytes=3000)
-    assert len(list(several.glob("model-*-of-*.safetensors"))) > 5
-    _, whole = load_hf(one, mesh)
+    return one, several
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 2, "expert": 2, "tensor": 2}, {"data": 2, "expert": 4}])
+def test_sharded_meshes_read_in_pieces_and_write_the_same_bytes(tmp_path, axes, glm, folders):
+    """Layer by layer (chunks of one byte) as well as whole; from several files as well as from one."""
+    mesh = sharding.make_mesh(axes)
+    one, several = folders
     _, pieces = load_hf(several, mesh, chunk_bytes=1)
     _assert_same_bits(glm, pieces)
-    _assert_same_bits(whole, pieces)
+    _assert_same_bits(pieces, load_hf(one, mesh)[1])
     for a, b in zip(jax.tree.leaves(pieces), jax.tree.leaves(models.param_shardings(GLM, mesh)), strict=True):
         assert a.sharding == b
-    save_hf(back, GLM, pieces)
-    assert (back / WEIGHTS).read_bytes() == (one / WEIGHTS).read_bytes()
+    save_hf(tmp_path, GLM, pieces)
+    assert (tmp_path / WEIGHTS).read_bytes() == (one / WEIGHTS).read_bytes()
 
 
-def test_several_files_are_indexed(tmp_path, glm):
-    save_hf(tmp_path, GLM, glm, max_file_bytes=3000)
-    index = json.loads((tmp_path / INDEX).read_text())
-    files = sorted(tmp_path.glob("*.safetensors"))
+def test_host_memory_stays_near_one_tensor(tmp_path, mesh):
+    """numpy reports its memory to tracemalloc; the parameters themselves are device memory."""
+    cfg = ModelConfig(vocab=64, embed=64, layers=24, q_heads=2, kv_heads=1, head_dim=32, mlp=1024)
+    params = random_params(cfg)
+    tensor_bytes, total_bytes = 4 * cfg.embed * cfg.mlp, sum(x.nbytes for x in jax.tree.leaves(params))
+    assert total_bytes > 70 * tensor_bytes
+
+    def peak(work):
+        work()  # what is compiled stays
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    # Two or three tensors are in flight; what the device has taken over is let go a little later.
+    assert peak(lambda: save_hf(tmp_path, cfg, params)) < 6 * tensor_bytes
+    assert peak(lambda: load_hf(tmp_path, mesh, chunk_bytes=1)) < 6 * tensor_bytes
+    assert peak(lambda: differing_tensor(tmp_path, cfg, params)) < 6 * tensor_bytes
+
+
+def test_several_files_are_indexed(folders, glm):
+    _, several = folders
+    index = json.loads((several / INDEX).read_text())
+    files = sorted(several.glob("*.safetensors"))
+    assert len(files) > 5
     found = {name: file.name for file in files for name in load_file(file)}
     assert index["weight_map"] == found
     assert index["metadata"]["total_size"] == sum(x.nbytes for x in jax.tree.leaves(glm))
@@ -162,13 +188,6 @@ def test_a_changed_bit_is_found(tmp_path, glm):
     assert differing_tensor(tmp_path, GLM, glm) == "model.layers.3.mlp.experts.2.up_proj.weight"
 
 
-@pytest.fixture(scope="module")
-def good_folder(tmp_path_factory, glm):
-    folder = tmp_path_factory.mktemp("good")
-    save_hf(folder, GLM, glm)
-    return folder
-
-
 def _tensor(name, change):
     def spoil(folder):
         tensors = load_file(folder / WEIGHTS)
@@ -225,15 +244,15 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("case", SPOILED)
-def test_bad_folders_are_one_clear_error(tmp_path, good_folder, mesh, case):
+def test_bad_folders_are_one_clear_error(tmp_path, folders, mesh, case):
     spoil, message = SPOILED[case]
     folder = tmp_path / "folder"
-    shutil.copytree(good_folder, folder)
+    shutil.copytree(folders[0], folder)
     spoil(folder)
     with pytest.raises(HfError, match=message):
         load_hf(folder, mesh)
 
 
-def test_a_mesh_that_does_not_divide_is_named_before_anything_is_read(good_folder):
+def test_a_mesh_that_does_not_divide_is_named_before_anything_is_read(folders):
     with pytest.raises(sharding.ShardingError, match="does not divide"):
-        load_hf(good_folder, sharding.make_mesh({"tensor": 8}))
+        load_hf(folders[0], sharding.make_mesh({"tensor": 8}))

@@ -50,13 +50,13 @@ def test_logits_and_weights_are_those_of_transformers_both_ways(case, tmp_path, 
         want = model(torch.from_numpy(tokens).long()).logits.numpy()
     assert 0.5 < np.abs(want).max() < 50  # of ordinary size, so that 1e-4 says something
 
-    np.testing.assert_allclose(check.our_logits(tmp_path / "theirs", tokens), want, rtol=0, atol=1e-4)
+    cfg, params = load_hf(tmp_path / "theirs", mesh, unroll=1)
+    np.testing.assert_allclose(check.our_logits(cfg, params, mesh, tokens), want, rtol=0, atol=1e-4)
 
-    cfg, params = load_hf(tmp_path / "theirs", mesh)
     save_hf(tmp_path / "ours", cfg, params)
     np.testing.assert_array_equal(check.their_logits(tmp_path / "ours", tokens), want)
 
-    again, loaded = load_hf(tmp_path / "ours", mesh)
+    again, loaded = load_hf(tmp_path / "ours", mesh, unroll=1)
     assert again == cfg
     assert jax.tree.structure(loaded) == jax.tree.structure(models.abstract_params(cfg))
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(loaded), strict=True):

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skillrl import sharding
 from skillrl.models import attention, layers
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig, variant
+from skillrl.models.remat import POLICIES
 
 
 @pytest.fixture(scope="module")
@@ -86,27 +86,60 @@ def test_packed_equals_separate(policy, length):
         np.testing.assert_allclose(packed[:, a:b], _packed(policy, tokens[:, a:b]), atol=2e-5)
 
 
-@pytest.mark.parametrize("axes", [{"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"data": 2, "tensor": 2}], ids=str)
-def test_any_mesh_gives_the_same_logprobs(cfg, policy, axes):
-    mesh = sharding.make_mesh(axes, devices=jax.devices()[:4])
-    params = jax.device_put(models.split(policy), models.param_shardings(cfg, mesh))
-    tokens = _tokens(4, 20)
-    rows = jax.device_put(tokens, sharding.named(mesh, "batch", None))
-    with jax.set_mesh(mesh):
-        got = jax.jit(lambda p, t: _logprobs(models.merge(cfg, p), t))(params, rows)
-    np.testing.assert_allclose(got, _packed(policy, tokens), atol=2e-5)
-
-
-def _logprobs(policy, tokens):
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    return jax.nn.log_softmax(policy.logits(policy(tokens, positions, jnp.ones_like(tokens))))
-
-
-@pytest.mark.parametrize("change", [{"remat": "full"}, {"unroll": 1}], ids=str)
-def test_execution_options_do_not_change_values(cfg, policy, change):
-    other = models.merge(dataclasses.replace(cfg, **change), models.split(policy))
+def test_unrolling_does_not_change_values(cfg, policy):
+    other = models.merge(dataclasses.replace(cfg, unroll=1), models.split(policy))
     tokens = _tokens(2, 16)
     np.testing.assert_allclose(_packed(other, tokens), _packed(policy, tokens), atol=1e-5)
+
+
+@functools.cache
+def _gradient(cfg):
+    """Compiled gradient of a sum of log-probabilities at 16 tokens."""
+
+    def loss(params, tokens):
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        hidden = models.merge(cfg, params)(tokens, positions, jnp.ones_like(tokens))
+        return jnp.square(hidden).sum(where=jnp.arange(hidden.shape[-1]) % 2 == 0)
+
+    shapes = models.abstract_params(cfg), jax.ShapeDtypeStruct((2, 16), jnp.int32)
+    return jax.jit(jax.grad(loss)).lower(*shapes).compile()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_is_recomputed_does_not_change_gradients(cfg, policy, name):
+    cfg = dataclasses.replace(cfg, unroll=1)
+    other = _gradient(dataclasses.replace(cfg, remat=name))
+    args = models.split(policy), _tokens(2, 16)
+    for got, want in zip(jax.tree.leaves(other(*args)), jax.tree.leaves(_gradient(cfg)(*args)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [  # of the weights' files on huggingface.co, a tied head counted once
+        ("qwen2.5-coder-7b", 7_615_616_512),
+        ("qwen2.5-coder-32b", 32_763_876_352),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-8b", 8_190_735_360),
+        ("qwen3-32b", 32_762_123_264),
+        ("qwen3-30b-a3b", 30_532_122_624),
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.2-1b", 1_235_814_400),
+    ],
+)
+def test_variants_have_their_published_sizes(name, total):
+    assert variant(name).num_params == total
+
+
+def test_active_parameters_by_hand():
+    """Of 4 experts of 3 * 8 * 4 weights each, a token meets 1: in the second of two layers."""
+    cfg = ModelConfig(
+        vocab=8, embed=8, layers=2, q_heads=2, kv_heads=2, head_dim=4, mlp=8, experts=4, experts_per_token=1,
+        expert_mlp=4, first_dense_layers=1,
+    )  # fmt: skip
+    assert cfg.num_params - cfg.active_params == 3 * (3 * 8 * 4)
+    assert variant("tiny").active_params == variant("tiny").num_params
 
 
 def test_initial_activations_keep_their_scale(mesh):

@@ -214,6 +214,9 @@ def test_layout_errors_name_the_remedy(cfg, learner, episodes):
         learner.update(learner.init(0), pack(episodes, [0.0] * 9, length=40, rows_multiple=5))
     with pytest.raises(sharding.ShardingError, match="micro_rows=4 is no multiple of the mesh's 8 row shards"):
         Learner(cfg, CFG, sharding.make_mesh({"fsdp": 8}))
+    halves = Learner(cfg, CFG, sharding.make_mesh({"context": 2}, devices=jax.devices()[:2]))
+    with pytest.raises(LearnerError, match="rows of 39 tokens do not divide over the mesh's context=2"):
+        halves.logprobs({}, pack(episodes, [0.0] * 9, length=39, rows_multiple=4))
 
 
 def test_schedule_and_decay(cfg, mesh):

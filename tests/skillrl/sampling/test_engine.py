@@ -15,7 +15,7 @@ from skillrl.sampling.scheduler import Shapes
 from skillrl.sampling.turns import Sampled, SamplingError
 
 CFG = ModelConfig(vocab=48, embed=32, layers=2, q_heads=2, kv_heads=1, head_dim=16, mlp=48)
-STOP = 5
+STOPS = (5, 7)
 SHAPES = Shapes(rows=(4,), chunks=(16,), decode_steps=4, page_tokens=8)
 
 
@@ -27,7 +27,7 @@ def params():
 
 @pytest.fixture
 def engine(params):
-    return Engine(CFG, params, stop_ids=(STOP,), streams=6, max_tokens=96, shapes=SHAPES)
+    return Engine(CFG, params, stop_ids=STOPS, streams=6, max_tokens=96, shapes=SHAPES)
 
 
 async def episode(engine, seed, prompts, *, budget=12, temperature=1.0, pauses=()):
@@ -93,7 +93,7 @@ def test_an_episode_does_not_depend_on_its_neighbours(engine):
 def test_compilations_are_bounded(params):
     """Sizes of their own, so that no other test has compiled them: two programs, whatever the episodes are like."""
     shapes = Shapes(rows=(2,), chunks=(4, 20), decode_steps=3, page_tokens=8)
-    engine = Engine(CFG, params, stop_ids=(STOP,), streams=6, max_tokens=96, shapes=shapes)
+    engine = Engine(CFG, params, stop_ids=STOPS, streams=6, max_tokens=96, shapes=shapes)
     before = step.step._cache_size()
 
     async def many():
@@ -108,14 +108,15 @@ def test_compilations_are_bounded(params):
 
 def test_turns_end_at_the_stop_token_or_at_the_budget(engine):
     async def run():
-        return await asyncio.gather(*(episode(engine, s, [[6 + s]], budget=40, temperature=3.0) for s in range(12)))
+        return await asyncio.gather(*(episode(engine, s, [[8 + s]], budget=20, temperature=3.0) for s in range(12)))
 
     turns = [turns[0] for _, turns in asyncio.run(run())]
     assert {turn.stopped for turn in turns} == {True, False}
+    assert {int(turn.tokens[-1]) for turn in turns if turn.stopped} == set(STOPS)
     for turn in turns:
-        assert STOP not in turn.tokens[:-1]
-        assert (turn.tokens[-1] == STOP) == turn.stopped
-        assert turn.stopped or len(turn.tokens) == 40
+        assert not set(STOPS) & set(turn.tokens[:-1].tolist())
+        assert (turn.tokens[-1] in STOPS) == turn.stopped
+        assert turn.stopped or len(turn.tokens) == 20
         assert len(turn.tokens) == len(turn.logprobs) == len(turn.versions)
 
 
@@ -153,7 +154,7 @@ def test_a_group_computes_its_prompt_once(engine, params):
 
 def test_streams_that_lose_their_pages_go_on_the_same(engine, params):
     """A cache for one and a half of six streams: parked and running ones lose theirs, and nothing else changes."""
-    small = Engine(CFG, params, stop_ids=(STOP,), streams=6, max_tokens=96, cache_tokens=15 * 8, shapes=SHAPES)
+    small = Engine(CFG, params, stop_ids=STOPS, streams=6, max_tokens=96, cache_tokens=15 * 8, shapes=SHAPES)
     prompts = [[list(range(6 + s, 30)), [7] * 20] for s in range(6)]
 
     async def run(engine):
@@ -312,7 +313,7 @@ def test_a_failed_call_fails_its_turns_and_the_others_go_on(engine):
 
 def test_a_cache_too_small_for_one_stream_is_refused(params):
     with pytest.raises(ValueError, match="raise cache_tokens to at least 104"):
-        Engine(CFG, params, stop_ids=(STOP,), streams=6, max_tokens=96, cache_tokens=96, shapes=SHAPES)
+        Engine(CFG, params, stop_ids=STOPS, streams=6, max_tokens=96, cache_tokens=96, shapes=SHAPES)
 
 
 @pytest.mark.parametrize(("tokens", "budget"), [([], 3), ([7], 0)])
@@ -388,7 +389,7 @@ def test_a_mesh_gives_the_same_episodes(params, axes):
     placed = jax.device_put(params, param_shardings(cfg, mesh))
     shapes = Shapes(rows=(2,), chunks=(16,), decode_steps=4, page_tokens=8)
     engines = [
-        Engine(cfg, p, stop_ids=(STOP,), streams=4, max_tokens=64, mesh=m, shapes=shapes)
+        Engine(cfg, p, stop_ids=STOPS, streams=4, max_tokens=64, mesh=m, shapes=shapes)
         for p, m in ((params, None), (placed, mesh))
     ]
 
@@ -403,7 +404,7 @@ def test_a_mesh_gives_the_same_episodes(params, axes):
 def test_a_policy_with_experts_has_the_log_probs_of_a_full_forward():
     cfg = ModelConfig(**{**vars(CFG), "experts": 4, "experts_per_token": 2, "expert_mlp": 16, "first_dense_layers": 1})
     params = init_params(cfg, jax.random.key(1))
-    engine = Engine(cfg, params, stop_ids=(STOP,), streams=4, max_tokens=96, shapes=SHAPES)
+    engine = Engine(cfg, params, stop_ids=STOPS, streams=4, max_tokens=96, shapes=SHAPES)
     prompts = [list(range(6, 30)), [7, 8]]
 
     async def run():
