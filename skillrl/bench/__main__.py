@@ -1,4 +1,4 @@
-"""python -m skillrl.bench NAME [--help]: NAME is `learner`."""
+"""python -m skillrl.bench NAME [--help]: NAME is `learner` or `sampler`."""
 
 import os
 import sys
@@ -6,9 +6,9 @@ import sys
 # On a GPU the two peers share the device.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-from skillrl.bench import learner  # noqa: E402
+from skillrl.bench import learner, sampler  # noqa: E402
 
-BENCHMARKS = {"learner": learner.main}
+BENCHMARKS = {"learner": learner.main, "sampler": sampler.main}
 
 
 def main(argv: list[str]) -> int:
