@@ -126,11 +126,12 @@ def step(
     policy = merge(cfg, params)
     replicas, rows = batch.last_SA.shape
     cache = _copy_pages(cfg, cache, batch.copy_from_SA, batch.copy_to_SA)
-    cache, broken_SA = jax.lax.cond(
-        batch.chunk_rows_S.max() > 0,
-        lambda cache: _take_chunk(policy, cache, batch),
-        lambda cache: (cache, jnp.zeros((replicas, rows), bool)),
-        cache,
+    # A loop of one round or none: a branch would copy the whole cache (measured on CPU).
+    cache, broken_SA = jax.lax.fori_loop(
+        0,
+        jnp.minimum(batch.chunk_rows_S.max(), 1),
+        lambda _, state: _take_chunk(policy, state[0], batch),
+        (cache, jnp.zeros((replicas, rows), bool)),
     )
     starts_SA = jnp.broadcast_to(jnp.arange(rows + 1), (replicas, rows + 1))
     all_rows_S = jnp.full(replicas, rows)

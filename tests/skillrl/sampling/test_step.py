@@ -3,7 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skillrl.models.cache import PagedCache
+from skillrl.models.config import ModelConfig
+from skillrl.models.policy import abstract_params
 from skillrl.sampling import step
+from skillrl.sampling.batches import batch_of
+from skillrl.sampling.scheduler import Plan, Shapes
 
 SAMPLE = jax.jit(step.sample)
 
@@ -77,3 +82,15 @@ def test_rows_cut_their_support_each_for_itself():
     tokens = SAMPLE(logits, jnp.arange(300), jnp.full(300, 3), ones, top_k, ones)[0]
     assert set(tokens[:150].tolist()) == {0}
     assert set(tokens[150:].tolist()) == {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_a_call_copies_no_cache():
+    """Neither its chunk nor a decode step: what it needs beside the cache is small against it."""
+    cfg = ModelConfig(vocab=48, embed=32, layers=2, q_heads=2, kv_heads=1, head_dim=16, mlp=48, unroll=2)
+    shapes = Shapes(rows=(4,), chunks=(16,), page_tokens=8)
+    cache = jax.eval_shape(lambda: PagedCache.create(cfg, 20_000, 8))
+    batch = batch_of([Plan(())], shapes, 12, 20_000, (5,))
+    memory = step.step.lower(cfg, 4, abstract_params(cfg), cache, batch).compile().memory_analysis()
+    assert memory.alias_size_in_bytes >= cache.kv.size * 4
+    assert memory.temp_size_in_bytes < cache.kv.size * 4 / 10
