@@ -65,7 +65,7 @@ def base_config() -> ConfigDict:
             cache_tokens=0,
             # What new weights mean for episodes in flight: "keep" what the cache holds, "recompute" it under them, or
             # "drain": turns in the making end under the old ones.
-            update="keep",
+            on_update="keep",
             max_tokens=32_768,
             max_turns=50,
             max_observation_tokens=4096,

@@ -62,7 +62,7 @@ def check(config: ConfigDict) -> None:
         "advantages.estimator": ESTIMATORS,
         "packing.denominator": DENOMINATORS,
         "policy.chat": ("", *FORMATS),
-        "rollout.update": UPDATES,
+        "rollout.on_update": UPDATES,
     }
     for name, known in choices.items():
         section, _, key = name.partition(".")

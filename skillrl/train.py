@@ -160,7 +160,7 @@ async def _train_step(run: Run) -> dict[str, float]:
         run.state, update = await asyncio.to_thread(run.learner.update, run.state, batch)
         scalars |= {f"learner/{name}": value for name, value in update.items()}
         params = run.learner.policy_params(run.state)
-        await run.engine.update(params, int(run.state.version), config.rollout.update)
+        await run.engine.update(params, int(run.state.version), config.rollout.on_update)
     tokens = sum(int(e.loss_mask.sum()) for g in played for e in g)
     scalars |= run.mixture.metrics() | {f"sampler/{k}": v for k, v in run.engine.counters().items()}
     return scalars | {

@@ -40,7 +40,7 @@ class Shapes:
         batches whose keys and values do so too (measured); a larger one needs rows to share the reading of its weights.
         """
         if (platform or jax.default_backend()) == "cpu":
-            return cls((min(rows, 8 if num_params < 5_000_000 else 32),), (64,), page_tokens=32)
+            return cls((min(rows, 8 if num_params < 5_000_000 else 32),), (128,), page_tokens=32)
         sizes = (16, 64, 256)
         return cls(tuple(size for size in sizes if size < rows) + (min(rows, sizes[-1]),), (256, 2048), page_tokens=128)
 
