@@ -10,7 +10,7 @@ from episodes import make_episode
 
 from configs import sft as sft_config
 from skillrl import sharding
-from skillrl.chat import CompactChat, Final, ToolCall, ToolResult, User
+from skillrl.chat import CompactChat, Final, ToolCall, ToolResult, User, render
 from skillrl.metrics import read_metrics
 from skillrl.models.hf import load_hf
 from skillrl.rollout.records import append_episodes, read_finished_episodes
@@ -73,7 +73,7 @@ def demonstrations(tmp_path_factory):
             ToolResult(path + "\n"),
             Final(f"<files>{path}</files>"),
         ]
-        ids, mask = recorded.render(messages)
+        ids, mask = render(recorded, messages)
         texts = [
             ("user", messages[0].text),
             ("assistant", f"<|call|>bash<|arg|>{messages[1].args[0]}<|end|>"),
