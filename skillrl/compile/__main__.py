@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
 
     try:
         if _TABLE.value:
-            print(json.dumps(table.print_table(Path(_TABLE.value))))
+            print(json.dumps({"configs": table.print_table(Path(_TABLE.value))}))
             return
         result = session.compile_config(flags.FLAGS.config, _TOPOLOGY.value, _SLICES.value, _PROGRAMS.value)
     except (ValueError, OSError) as e:
