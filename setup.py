@@ -41,8 +41,9 @@ setup(
         "cpu": ["jax>=0.9", *JAX],
         "tpu": ["jax[tpu]>=0.9", *JAX],
         "cuda": ["jax[cuda13]>=0.9", *JAX],
-        # The TPU compiler, for `python -m skillrl.compile` on a machine without a TPU.
-        "compile": ["libtpu>=0.0.42"],
+        # The TPU compiler, for `python -m skillrl.compile` on a machine without a TPU. One version: what a compiler
+        # makes of a program is compared with what it made before.
+        "compile": ["libtpu==0.0.52"],
         "docker": ["docker>=7.1"],
         # jinja2 renders chat templates.
         "hf": ["transformers>=5.0", "jinja2>=3.1"],

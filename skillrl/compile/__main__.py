@@ -38,8 +38,9 @@ def main(argv: list[str]) -> None:
 
     try:
         if _TABLE.value:
-            print(json.dumps(table.print_table(Path(_TABLE.value))))
-            return
+            results = table.print_table(Path(_TABLE.value))
+            print(json.dumps({"configs": results}))
+            sys.exit(0 if all(result["fits"] for result in results) else 1)
         result = session.compile_config(flags.FLAGS.config, _TOPOLOGY.value, _SLICES.value, _PROGRAMS.value)
     except (ValueError, OSError) as e:
         if flags.FLAGS.debug:

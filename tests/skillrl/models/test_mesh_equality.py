@@ -11,7 +11,7 @@ from skillrl import sharding
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.deep
 
 ROWS, TOKENS = 8, 16
 _DENSE = ModelConfig(
