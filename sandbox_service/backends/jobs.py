@@ -51,6 +51,7 @@ class Job:
         self.request, self.payload = request, payload
         self.output_fd, self.status_fd, self.report_fd = fds
         self.host, self.groups = host, groups
+        self.python = f"{rootfs.PYTHON}/python3"
 
     def tell(self, line: str) -> None:
         os.write(self.status_fd, line.encode(errors="replace")[:4000] + b"\n")
@@ -61,17 +62,17 @@ def main(job: Job, filter_program: bytes, layers: tuple[str, str]) -> None:
     code = 1
     try:
         ns.close_all_except({job.output_fd, job.status_fd, job.report_fd})
-        _reset_signals()
+        reset_signals()
         # Under memory pressure of the host a sandbox goes before the service.
-        _write_if_possible("/proc/self/oom_score_adj", "500")
+        write_if_possible("/proc/self/oom_score_adj", "500")
         if job.kind in ("exec", "harness"):
             _enter(job, network=True)
             _supervise(job, filter_program)
         elif job.kind == "changed":
-            _report(job, lambda: _pack(files.changed_files(*layers, job.request["max_bytes"])))
+            send_report(job, lambda: _pack(files.changed_files(*layers, job.request["max_bytes"])))
         else:
             _enter(job, network=False)
-            _report(job, lambda: _file_operation(job))
+            send_report(job, lambda: _file_operation(job))
         code = 0
     except BaseException as e:
         with suppress(OSError):
@@ -82,7 +83,7 @@ def main(job: Job, filter_program: bytes, layers: tuple[str, str]) -> None:
         os._exit(code)
 
 
-def _reset_signals() -> None:
+def reset_signals() -> None:
     signal.set_wakeup_fd(-1)
     # By default, and only so, pid 1 ignores what the processes in its namespace send it.
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
@@ -124,21 +125,21 @@ def _enter(job: Job, *, network: bool) -> None:
 def _supervise(job: Job, filter_program: bytes) -> None:
     limits, by_group = job.request["limits"], job.groups.parents
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _lower(resource.RLIMIT_FSIZE, limits["disk_bytes"])
+    lower(resource.RLIMIT_FSIZE, limits["disk_bytes"])
     # Counted in this user namespace alone, so other sandboxes of the same user do not matter.
-    _lower(resource.RLIMIT_NPROC, limits["processes"] + (16 if "pids" in by_group else 1))
+    lower(resource.RLIMIT_NPROC, limits["processes"] + (16 if "pids" in by_group else 1))
     if "memory" not in by_group:
-        _lower(resource.RLIMIT_AS, 2 * limits["memory_bytes"] + (256 << 20))
+        lower(resource.RLIMIT_AS, 2 * limits["memory_bytes"] + (256 << 20))
     job.tell("start")
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        _run_command(job, filter_program)
+        run_command(job, filter_program)
     for fd in (job.output_fd, job.report_fd):
         if fd >= 0:
             os.close(fd)
     is_limited = {"memory", "pids"} <= by_group.keys()
-    status = _wait(pid) if is_limited else _wait_and_poll(pid, limits, job.tell)
+    status = wait_for(pid) if is_limited else _wait_and_poll(pid, limits, job.tell)
     wall_s = time.monotonic() - started
     if status is None:
         return
@@ -148,7 +149,7 @@ def _supervise(job: Job, filter_program: bytes) -> None:
         job.tell(f"exit {os.WEXITSTATUS(status)} {wall_s:.6f}")
 
 
-def _wait(pid: int) -> int:
+def wait_for(pid: int) -> int:
     """Reaps what is adopted until the command ends."""
     while True:
         ended, status = os.waitpid(-1, 0)
@@ -197,7 +198,7 @@ def _usage() -> tuple[int, int]:
     return pages * _PAGE, threads
 
 
-def _run_command(job: Job, filter_program: bytes) -> None:
+def run_command(job: Job, filter_program: bytes) -> None:
     """In the command's own process. Never returns."""
     code = 70
     try:
@@ -207,10 +208,10 @@ def _run_command(job: Job, filter_program: bytes) -> None:
         os.dup2(job.output_fd, 1)
         os.dup2(job.output_fd, 2)
         ns.close_all_except({job.report_fd} if job.kind == "harness" else set())
-        _lower(resource.RLIMIT_NOFILE, job.request["limits"]["open_files"])
+        lower(resource.RLIMIT_NOFILE, job.request["limits"]["open_files"])
         ns.install_filter(filter_program)
         ns.set_dumpable(True)
-        _write_if_possible("/proc/self/oom_score_adj", "1000")
+        write_if_possible("/proc/self/oom_score_adj", "1000")
         environment = {**ENVIRONMENT, **job.request["env"]}
         code = _call_harness(job, environment) if job.kind == "harness" else _execute(job.request["argv"], environment)
     except BaseException:
@@ -249,7 +250,7 @@ def _call_harness(job: Job, environment: dict[str, str]) -> int:
     raw = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-    sys.executable = f"{rootfs.PYTHON}/python3"
+    sys.executable = job.python
     sys.argv = ["harness"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     payload, report_fd = job.payload, job.report_fd
@@ -264,7 +265,7 @@ def _file_operation(job: Job) -> bytes:
     return b""
 
 
-def _report(job: Job, operation: Callable[[], bytes]) -> None:
+def send_report(job: Job, operation: Callable[[], bytes]) -> None:
     """Sends one line of JSON (an error, or null) and the result."""
     data, error = b"", None
     try:
@@ -293,12 +294,12 @@ def unpack(packed: bytes) -> dict[str, bytes | None]:
     return changes
 
 
-def _lower(kind: int, value: int) -> None:
+def lower(kind: int, value: int) -> None:
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
 
 
-def _write_if_possible(path: str, text: str) -> None:
+def write_if_possible(path: str, text: str) -> None:
     with suppress(OSError), open(path, "w") as f:
         f.write(text)
