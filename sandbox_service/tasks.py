@@ -8,6 +8,10 @@ A task set is a folder:
     hidden/instances.jsonl      correct repository, planted bug, tests, mutants, candidates
     hidden/tasks.jsonl          per task: what its agent sees, and its answer
     hidden/trees/DIGEST.tar     correct repositories, every test included
+    hidden/validation.jsonl     what proving each task showed; evidence about the set, outside of its digest
+
+The folder hidden/ is for its owner alone: run the service as the user who wrote the set, and give a trainer that runs
+as somebody else set.json and tasks.jsonl.
 
 An overlay is a change of a tree: path -> new text, or None for a deleted file.
 """
@@ -17,13 +21,15 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from sandbox_service.errors import NotFound, TaskSetError
+from sandbox_service.records import read_records
 
 SCHEMA_VERSION = 1
+VALIDATION = "hidden/validation.jsonl"
 
 Overlay = Mapping[str, str | None]
 
@@ -41,6 +47,18 @@ class Environment:
     test_roots: tuple[str, ...]
     # Limit of one run of the whole suite.
     timeout_s: float = 60.0
+    # The container image that the tests need; empty: the sandbox's own interpreter runs them.
+    image: str = ""
+    # Where the repository stands in the image.
+    workdir: str = ""
+    # Bash that goes before the test command in the same shell, its output unread.
+    setup: str = ""
+    # How a foreign test command is judged: a parser of its output (graders/parsers) and a rule (graders/rules.py).
+    # Empty: the harness runs pytest and reports by itself.
+    parser: str = ""
+    rule: str = ""
+    # SPDX identifier of the repository's licence where it is known.
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,11 +76,12 @@ class Instance:
 
     instance_id: str
     environment_id: str
-    # Digest of the correct tree with all of its tests.
+    # Digest of the correct tree with all of its tests; empty when it stands in the environment's image alone.
     tree: str
     # Relative to the correct tree: makes the buggy tree. The gold change is its reverse.
     bug: Overlay
-    # Test ids (pytest node ids) that fail on the buggy tree and pass on the correct one; and those that pass on both.
+    # Test ids (pytest node ids, or the environment's parser's) that fail on the buggy tree and pass on the correct one;
+    # and those that pass on both.
     fail_to_pass: tuple[str, ...]
     pass_to_pass: tuple[str, ...]
     # The function under test for unit_tests: file and qualified name.
@@ -71,6 +90,38 @@ class Instance:
     # Relative to the correct tree, each proven to be killed by the repository's own tests; at most 16.
     mutants: tuple[Overlay, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    # The dataset or builder that it comes from.
+    origin: str = ""
+    base_commit: str = ""
+    # Bash: the tests of this instance, where the environment has a parser.
+    test_command: str = ""
+    # Files of the correct tree that are the tests' own: put back in every graded run.
+    test_files: tuple[str, ...] = ()
+    # What the environment's rule needs beside the test ids.
+    expected: Mapping[str, str] = field(default_factory=dict)
+    # Unified diffs against the base commit, where there is no tree to hold them.
+    gold_patch: str = ""
+    test_patch: str = ""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What proving one task showed."""
+
+    task_id: str
+    gold_rewards: tuple[float, ...]
+    null_rewards: tuple[float, ...]
+    # Policies that know nothing -> their rewards.
+    trivial_rewards: Mapping[str, tuple[float, ...]]
+    # Where the agent could read lines of the gold change.
+    leaks: tuple[str, ...]
+    # Why the task is not proven; empty when it is.
+    failures: tuple[str, ...]
+    wall_s: float
+    # Releases of this project and of Python, and the day (ISO 8601).
+    release: str
+    python: str
+    date: str
 
 
 @dataclass(frozen=True)
@@ -110,10 +161,20 @@ class TaskSet:
         return self.instances[task.instance_id]
 
     def environment_of(self, instance: Instance) -> Environment:
-        return self.environments[instance.environment_id]
+        """Raises TaskSetError, with the remedy, when the service's sandboxes cannot be this environment."""
+        environment = self.environments[instance.environment_id]
+        if environment.image:
+            raise TaskSetError(
+                f"environment {environment.environment_id} needs the image {environment.image}, and this service runs "
+                "no images of task sets; read the dataset again with --image=local where the sandbox's own Python can "
+                "run its tests, or leave this task out"
+            )
+        return environment
 
     def tree_files(self, digest: str) -> dict[str, bytes]:
         """The files of a stored tree. Raises TaskSetError when it is missing or does not match its digest."""
+        if not digest:
+            raise TaskSetError(NO_TREE)
         tar = self.path / "hidden" / "trees" / f"{digest}.tar"
         try:
             data = tar.read_bytes()
@@ -127,6 +188,12 @@ class TaskSet:
     @cached_property
     def repositories(self) -> frozenset[str]:
         return frozenset(i.tree for i in self.instances.values())
+
+
+NO_TREE = (
+    "the repository of this task stands in a container image alone, which this service cannot open; read the dataset "
+    "again with --repositories=DIR (git clones), so that the tree is in the task set"
+)
 
 
 def pack_tree(files: Mapping[str, bytes]) -> bytes:
@@ -191,6 +258,8 @@ class TaskSetWriter:
             **summary,
         }
         files["set.json"] = (json.dumps(head, indent=1, sort_keys=True) + "\n").encode()
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "hidden").mkdir(mode=0o700, exist_ok=True)
         for name, data in files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(data)
@@ -208,32 +277,6 @@ def _digest(files: Mapping[str, bytes]) -> str:
     return whole.hexdigest()
 
 
-def _read_records(path: Path, cls: type) -> list:
-    """Reads JSONL strictly: an unknown or missing field is an error that names file and line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise TaskSetError(
-            f"{path}: {e.strerror}; is this a task set? Build one with python -m skillrl.tasks.world"
-        ) from e
-    records = []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            row = json.loads(line)
-            unknown = row.keys() - {f.name for f in fields(cls)}
-            if unknown:
-                raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
-            for f in fields(cls):
-                if isinstance(row.get(f.name), list):
-                    row[f.name] = tuple(row[f.name])
-            if cls is Instance:
-                row["candidates"] = tuple(Candidate(**c) for c in row["candidates"])
-            records.append(cls(**row))
-        except (ValueError, TypeError, KeyError, AttributeError) as e:
-            raise TaskSetError(f"{path}:{number}: damaged {cls.__name__} record: {e}; rebuild the task set") from e
-    return records
-
-
 def read_task_set(path: Path) -> TaskSet:
     """Reads and checks a task set. Raises TaskSetError naming file, line and remedy."""
     path = Path(path)
@@ -243,21 +286,42 @@ def read_task_set(path: Path) -> TaskSet:
         raise TaskSetError(f"no task set at {path} ({e.strerror}); build one with python -m skillrl.tasks.world") from e
     except ValueError as e:
         raise TaskSetError(f"{path / 'set.json'}: {e}; rebuild the task set") from e
-    if head.get("schema_version") != SCHEMA_VERSION:
-        raise TaskSetError(
-            f"{path}: schema version {head.get('schema_version')!r}, not {SCHEMA_VERSION}; rebuild the set"
-        )
-    environments = _read_records(path / "hidden/environments.jsonl", Environment)
-    instances = _read_records(path / "hidden/instances.jsonl", Instance)
-    tasks = _read_records(path / "hidden/tasks.jsonl", HiddenTask)
+    version = head.get("schema_version") if isinstance(head, dict) else None
+    if version != SCHEMA_VERSION:
+        raise TaskSetError(f"{path}: schema version {version!r}, not {SCHEMA_VERSION}; rebuild the set")
+    environments = _by_id(path / "hidden/environments.jsonl", Environment, "environment_id")
+    instances = _by_id(path / "hidden/instances.jsonl", Instance, "instance_id", environment_id=environments)
+    tasks = _by_id(path / "hidden/tasks.jsonl", HiddenTask, "task_id", instance_id=instances)
     files = {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
-    files.pop("set.json")
-    if _digest(files) != head["digest"]:
+    for name in ("set.json", VALIDATION):
+        files.pop(name, None)
+    if _digest(files) != head.get("digest"):
         raise TaskSetError(f"{path}: contents do not match the digest in set.json; rebuild the task set")
-    return TaskSet(
-        path=path,
-        digest=head["digest"],
-        environments={e.environment_id: e for e in environments},
-        instances={i.instance_id: i for i in instances},
-        tasks={t.task_id: t for t in tasks},
-    )
+    return TaskSet(path, head["digest"], environments, instances, tasks)
+
+
+def _by_id(path: Path, cls: type, key: str, **references: Mapping[str, object]) -> dict[str, object]:
+    """The records of a file by their id. `references` names fields that must be keys of another file's records."""
+    found: dict[str, object] = {}
+    for number, record in enumerate(read_records(path, cls), 1):
+        name = getattr(record, key)
+        where = f"{path}:{number}: damaged {cls.__name__} record"
+        if name in found:
+            raise TaskSetError(f"{where}: {key} {name!r} is there twice; rebuild the task set")
+        for field_name, known in references.items():
+            if getattr(record, field_name) not in known:
+                missing = getattr(record, field_name)
+                raise TaskSetError(f"{where}: {field_name} {missing!r} is not in the set; rebuild the task set")
+        found[name] = record
+    return found
+
+
+def read_validations(path: Path) -> dict[str, Validation]:
+    """What was seen when the set at `path` was proven, by task; empty when nobody has proven it."""
+    file = Path(path) / VALIDATION
+    return _by_id(file, Validation, "task_id") if file.exists() else {}
+
+
+def write_validations(path: Path, validations: Iterable[Validation]) -> None:
+    """Replaces what is known about the set at `path`."""
+    (Path(path) / VALIDATION).write_bytes(_lines(map(asdict, validations)))
