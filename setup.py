@@ -45,8 +45,10 @@ setup(
         # makes of a program is compared with what it made before.
         "compile": ["libtpu==0.0.52"],
         "docker": ["docker>=7.1"],
+        # `python -m sandbox_service --metrics=PORT`.
+        "metrics": ["prometheus-client>=0.20"],
         # jinja2 renders chat templates.
         "hf": ["transformers>=5.0", "jinja2>=3.1"],
-        "dev": ["beartype>=0.20", "grpcio-tools==1.74.0", "hypothesis>=6.130", "ruff>=0.13"],
+        "dev": ["beartype>=0.20", "grpcio-tools==1.74.0", "hypothesis>=6.130", "prometheus-client>=0.20", "ruff>=0.13"],
     },
 )

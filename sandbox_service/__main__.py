@@ -1,4 +1,4 @@
-"""python -m sandbox_service: serves task sets on a loopback port or a unix socket.
+"""python -m sandbox_service: serves task sets on a loopback port, a unix socket or, with credentials, anywhere.
 
 Exit codes: 0 stopped, 1 a fault of the host, 2 bad arguments or task set, 3 isolation does not hold here.
 """
@@ -7,30 +7,36 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
-import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sandbox_service import scratch
 from sandbox_service.backends.base import Backend, Isolation
 from sandbox_service.backends.jail import JailBackend
 from sandbox_service.backends.unsafe import UnsafeBackend
+from sandbox_service.credentials import ServiceCredentials
 from sandbox_service.embedded import EXIT_BAD_INPUT, EXIT_FAULT, EXIT_NO_ISOLATION, READY
 from sandbox_service.errors import BadRequest, IsolationError, SandboxError, TaskSetError
 from sandbox_service.graders import grade
 from sandbox_service.graders.memo import GradeMemo
+from sandbox_service.logs import Emit, configure, log_event, to_all
 from sandbox_service.policy import Policy
 from sandbox_service.runner import Runner
-from sandbox_service.server import Identity, Server, check_bind
+from sandbox_service.server import Server, check_bind
+from sandbox_service.servicer import Identity
 from sandbox_service.sessions import Sessions
 from sandbox_service.tasks import TaskSet, read_task_set
 from sandbox_service.workspaces import Trees
+
+# Optional: only --metrics needs it.
+if TYPE_CHECKING:
+    from sandbox_service.metrics import Metrics
 
 GRACE_S = 20.0
 # When the parent has died nobody waits for answers; a stop that hangs is cut short after this.
@@ -46,17 +52,27 @@ BANNER = """\
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sandbox_service", description=__doc__.partition("\n")[0])
     parser.add_argument("--tasks", action="append", required=True, type=Path, metavar="DIR", help="a task set")
-    parser.add_argument("--bind", default="127.0.0.1:50051", help="HOST:PORT on loopback, or unix:PATH")
+    parser.add_argument("--bind", default="127.0.0.1:50051", help="HOST:PORT or unix:PATH")
+    parser.add_argument(
+        "--credentials", type=Path, metavar="DIR", help="certificates and token secret; needed beyond loopback"
+    )
     parser.add_argument("--backend", choices=("jail", "unsafe"), default="jail")
     parser.add_argument("--allow-unsafe", action="store_true", help="serve although isolation does not hold")
     parser.add_argument("--state", type=Path, metavar="DIR", help="working folder; a temporary one by default")
     parser.add_argument("--max-sessions", type=int, default=Policy.max_sessions)
+    parser.add_argument("--max-execs", type=int, default=Policy.max_execs, help="commands at the same time")
+    parser.add_argument(
+        "--metrics", metavar="[HOST:]PORT", help="where /metrics and /healthz are served; off by default"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
     parser.add_argument("--exit-with-parent", action="store_true", help="stop at the end of stdin or of the parent")
     options = parser.parse_args(argv)
     if options.backend == "unsafe" and not options.allow_unsafe:
         parser.error("--backend=unsafe isolates nothing and needs --allow-unsafe")
-    if options.max_sessions < 1:
-        parser.error("--max-sessions must be at least 1")
+    if min(options.max_sessions, options.max_execs) < 1:
+        parser.error("--max-sessions and --max-execs must be at least 1")
+    if options.metrics and not options.metrics.rpartition(":")[2].isdecimal():
+        parser.error("--metrics needs a port, as in --metrics=9100 or --metrics=0.0.0.0:9100")
     return options
 
 
@@ -67,13 +83,25 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
         loop.add_signal_handler(number, stop.set)
     orphaned = watch_parent(stop) if options.exit_with_parent else lambda: False
     async with contextlib.AsyncExitStack() as stack:
-        policy = Policy(max_sessions=options.max_sessions)
+        policy = Policy(max_sessions=options.max_sessions, max_execs=options.max_execs)
         backend = await start_backend(options, state, policy)
         stack.push_async_callback(backend.stop)
         trees = Trees(state)
         runner = Runner(backend, trees, concurrency=policy.max_test_runs)
-        sessions = Sessions(backend, trees, task_sets, GradeMemo(lambda request: grade(request, runner)), policy)
-        server = Server(sessions, options.bind)
+        sinks = [log_event]
+        metrics = make_metrics(sinks) if options.metrics else None
+        sessions = Sessions(
+            backend,
+            trees,
+            task_sets,
+            GradeMemo(lambda request: grade(request, runner)),
+            policy,
+            journal_dir=state / "journal",
+            emit=to_all(*sinks),
+        )
+        server = Server(sessions, options.bind, options.credentials and ServiceCredentials(options.credentials))
+        if metrics:
+            stack.callback(serve_metrics(metrics, sessions, options.metrics))
         address = await server.start()
         stack.push_async_callback(lambda: server.stop(0.0 if orphaned() else GRACE_S))
         isolation = await unless_stopped(prove_isolation(backend, options.allow_unsafe), stop)
@@ -84,6 +112,31 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
         expiring = asyncio.create_task(sessions.keep_expiring())
         await stop.wait()
         expiring.cancel()
+
+
+def make_metrics(sinks: list[Emit]) -> "Metrics":
+    """Adds the metrics to the sinks of events."""
+    try:
+        from sandbox_service.metrics import Metrics
+    except ImportError as e:
+        raise BadRequest(f"--metrics needs prometheus_client ({e}); pip install prometheus-client") from e
+    metrics = Metrics()
+    sinks.append(metrics.emit)
+    return metrics
+
+
+def serve_metrics(metrics: "Metrics", sessions: Sessions, where: str) -> Callable[[], None]:
+    """Serves the pages; returns what closes them."""
+    from sandbox_service.metrics import Page
+
+    host, _, port = where.rpartition(":")
+    metrics.watch(sessions)
+    try:
+        page = Page(metrics, lambda: sessions.is_accepting, int(port), host or "127.0.0.1")
+    except OSError as e:
+        raise BadRequest(f"--metrics={where}: {e.strerror}; choose another port") from e
+    print(f"metrics on {host or '127.0.0.1'}:{page.port}", flush=True)
+    return page.close
 
 
 async def start_backend(options: argparse.Namespace, state: Path, policy: Policy) -> Backend:
@@ -162,11 +215,12 @@ def watch_parent(stop: asyncio.Event):
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    state = options.state or Path(tempfile.mkdtemp(prefix="sandbox-state-"))
+    configure(options.log_level)
+    scratch.remove_dead()
+    state = options.state or scratch.make("state")
     try:
         state.mkdir(parents=True, exist_ok=True)
-        check_bind(options.bind)
+        check_bind(options.bind, secured=options.credentials is not None)
         task_sets = [read_task_set(path) for path in options.tasks]
         asyncio.run(serve(options, task_sets, state))
     except (TaskSetError, BadRequest) as e:
@@ -180,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAULT
     finally:
         if options.state is None:
-            shutil.rmtree(state, ignore_errors=True)
+            scratch.remove(state)
     return 0
 
 

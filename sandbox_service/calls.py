@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox_service.errors import BadRequest, IdReused, NotFound, Overloaded
+from sandbox_service import checks
+from sandbox_service.errors import IdReused, NotFound, Overloaded
 
 
 @dataclass
@@ -26,8 +27,7 @@ class Calls:
 
     async def once(self, request_id: str, contents: str, run: Callable[[], Awaitable]) -> Any:
         """Starts `run` the first time, joins it every other time. `contents` is the request's fingerprint."""
-        if not request_id:
-            raise BadRequest("request_id must not be empty; the client makes it")
+        checks.ids(request_id=request_id)
         call = self._calls.get(request_id)
         if call is None:
             call = self._calls[request_id] = _Call(contents, asyncio.create_task(run()))
@@ -37,6 +37,13 @@ class Calls:
         elif call.run is None:
             raise IdReused(f"request {request_id!r} was answered long ago; only {self._kept} answers are kept")
         return await join(call.run, self._session_id)
+
+    def find(self, request_id: str) -> asyncio.Task:
+        """The run of a request that came before. Raises NotFound."""
+        call = self._calls.get(request_id)
+        if call is None or call.run is None:
+            raise NotFound(f"request {request_id!r} is unknown here, or its answer is no longer kept")
+        return call.run
 
     async def cancel(self) -> None:
         """Ends what still runs, and returns when it has ended."""

@@ -10,15 +10,14 @@ signal at the parent's death, since a fork of the parent may hold the pipe open.
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from sandbox_service import scratch
 from sandbox_service.errors import IsolationError, SandboxError, TaskSetError
 
 READY = "serving on "
@@ -49,7 +48,7 @@ class EmbeddedService:
 
         Raises IsolationError, TaskSetError or SandboxError with what the child said when it refuses.
         """
-        self._folder = Path(tempfile.mkdtemp(prefix="sandbox-"))
+        self._folder = scratch.make("embedded")
         address = f"unix:{self._folder}/socket"
         package_root = str(Path(__file__).resolve().parents[1])
         environment = os.environ | {
@@ -91,7 +90,7 @@ class EmbeddedService:
             process.stdin.close()
             process.stdout.close()
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            scratch.remove(folder)
         self._process = self._folder = None
 
     def log(self) -> str:

@@ -2,6 +2,8 @@
 
 SandboxError            our own fault, or the host's: never a reward
 +-- BadRequest          the caller broke the contract (INVALID_ARGUMENT)
++-- Unauthenticated     no token, or one that is forged or has expired (UNAUTHENTICATED)
++-- Forbidden           the token is for another run (PERMISSION_DENIED)
 +-- NotFound            unknown or expired session, unknown task (NOT_FOUND)
 +-- IdReused            an id came back with a different request (ALREADY_EXISTS)
 +-- Overloaded          no capacity now, try again (RESOURCE_EXHAUSTED)
@@ -16,6 +18,14 @@ class SandboxError(Exception):
 
 
 class BadRequest(SandboxError):
+    pass
+
+
+class Unauthenticated(SandboxError):
+    pass
+
+
+class Forbidden(SandboxError):
     pass
 
 

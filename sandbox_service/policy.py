@@ -14,6 +14,8 @@ class Policy:
     """Limits of the service; times in seconds."""
 
     max_sessions: int = 512
+    # Sessions that are being opened at the same time.
+    max_opens: int = 4 * (os.cpu_count() or 1)
     max_execs: int = 4 * (os.cpu_count() or 1)
     max_test_runs: int = max(2, os.cpu_count() or 1)
     # Gradings at the same time; they share the few test runs.
@@ -21,6 +23,7 @@ class Policy:
     max_waiting: int = 4096
     max_rpcs: int = 8192
     # How long a call waits for its turn before it is told Overloaded. The client's deadlines leave room for it.
+    open_wait_s: float = 60.0
     exec_wait_s: float = 10.0
     score_wait_s: float = 600.0
     exec_default_s: float = 30.0
@@ -38,23 +41,25 @@ class Slots:
     def __init__(self, what: str, limit: int, max_waiting: int, wait_s: float):
         self.what, self.limit, self.max_waiting, self.wait_s = what, limit, max_waiting, wait_s
         self._turn = asyncio.Semaphore(limit)
-        self._waiting = 0
+        self.waiting = self.taken = 0
 
     @contextlib.asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
-        if self._waiting >= self.max_waiting:
+        if self.waiting >= self.max_waiting:
             raise self._overloaded()
-        self._waiting += 1
+        self.waiting += 1
         try:
             async with asyncio.timeout(self.wait_s):
                 await self._turn.acquire()
         except TimeoutError:
             raise self._overloaded() from None
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
+        self.taken += 1
         try:
             yield
         finally:
+            self.taken -= 1
             self._turn.release()
 
     def _overloaded(self) -> Overloaded:

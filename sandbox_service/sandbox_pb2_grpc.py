@@ -49,6 +49,16 @@ class SandboxServiceStub(object):
                 request_serializer=sandbox__service_dot_sandbox__pb2.ExecRequest.SerializeToString,
                 response_deserializer=sandbox__service_dot_sandbox__pb2.ExecReply.FromString,
                 _registered_method=True)
+        self.ReadOutput = channel.unary_stream(
+                '/skillrl.sandbox.v1.SandboxService/ReadOutput',
+                request_serializer=sandbox__service_dot_sandbox__pb2.ReadOutputRequest.SerializeToString,
+                response_deserializer=sandbox__service_dot_sandbox__pb2.OutputChunk.FromString,
+                _registered_method=True)
+        self.Kill = channel.unary_unary(
+                '/skillrl.sandbox.v1.SandboxService/Kill',
+                request_serializer=sandbox__service_dot_sandbox__pb2.KillRequest.SerializeToString,
+                response_deserializer=sandbox__service_dot_sandbox__pb2.KillReply.FromString,
+                _registered_method=True)
         self.StrReplace = channel.unary_unary(
                 '/skillrl.sandbox.v1.SandboxService/StrReplace',
                 request_serializer=sandbox__service_dot_sandbox__pb2.StrReplaceRequest.SerializeToString,
@@ -89,7 +99,21 @@ class SandboxServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Exec(self, request, context):
-        """Runs a bash command in the session's workspace.
+        """Runs a bash command in the session's workspace and answers at its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadOutput(self, request, context):
+        """Reads the output of an Exec from an offset on, while it runs and after its end. Starts nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Kill(self, request, context):
+        """Ends an Exec and every process it has started; its answer is then CANCELLED. Killing what has ended is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +164,16 @@ def add_SandboxServiceServicer_to_server(servicer, server):
                     servicer.Exec,
                     request_deserializer=sandbox__service_dot_sandbox__pb2.ExecRequest.FromString,
                     response_serializer=sandbox__service_dot_sandbox__pb2.ExecReply.SerializeToString,
+            ),
+            'ReadOutput': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadOutput,
+                    request_deserializer=sandbox__service_dot_sandbox__pb2.ReadOutputRequest.FromString,
+                    response_serializer=sandbox__service_dot_sandbox__pb2.OutputChunk.SerializeToString,
+            ),
+            'Kill': grpc.unary_unary_rpc_method_handler(
+                    servicer.Kill,
+                    request_deserializer=sandbox__service_dot_sandbox__pb2.KillRequest.FromString,
+                    response_serializer=sandbox__service_dot_sandbox__pb2.KillReply.SerializeToString,
             ),
             'StrReplace': grpc.unary_unary_rpc_method_handler(
                     servicer.StrReplace,
@@ -243,6 +277,60 @@ class SandboxService(object):
             '/skillrl.sandbox.v1.SandboxService/Exec',
             sandbox__service_dot_sandbox__pb2.ExecRequest.SerializeToString,
             sandbox__service_dot_sandbox__pb2.ExecReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadOutput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/skillrl.sandbox.v1.SandboxService/ReadOutput',
+            sandbox__service_dot_sandbox__pb2.ReadOutputRequest.SerializeToString,
+            sandbox__service_dot_sandbox__pb2.OutputChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Kill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/skillrl.sandbox.v1.SandboxService/Kill',
+            sandbox__service_dot_sandbox__pb2.KillRequest.SerializeToString,
+            sandbox__service_dot_sandbox__pb2.KillReply.FromString,
             options,
             channel_credentials,
             insecure,

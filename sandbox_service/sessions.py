@@ -4,53 +4,44 @@ Every id is made by the client. A call with a known request id gets the first ru
 is still going on), so a lost reply never leads to a second run. Calls belong to the session, not to the RPC that asked
 for them: they end with their own time limit, or with the session.
 
-There is no journal. A workspace's mounts and processes die with the service process, and a backend removes what an
-earlier process left behind (cgroups, state folders) when it starts; a client whose service restarted gets NotFound.
+A session is journaled before anything is made for it. After a `kill -9` the next service tells from the journal which
+sessions were lost, and answers NotFound for them; their mounts and processes died with the service, and backends remove
+the rest when they start.
 """
 
 import asyncio
 import logging
-import math
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
-from sandbox_service.backends.base import Backend, Ended, ExecResult, Workspace
+from sandbox_service import checks
+from sandbox_service.backends.base import Backend, Ended, ExecResult, Limits, Workspace
+from sandbox_service.backends.output import HeadTail, read_kept
 from sandbox_service.calls import Calls, fingerprint, join, retrieve
 from sandbox_service.errors import BadRequest, Draining, IdReused, NotFound, Overloaded, SandboxError, TaskSetError
 from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFault
+from sandbox_service.journal import Entry, Journal, take_dead
+from sandbox_service.leases import Leases, Session
+from sandbox_service.logs import Emit, Event, log_event
 from sandbox_service.policy import Policy, Slots
 from sandbox_service.str_replace import Edit, EditResult, apply_edit
-from sandbox_service.tasks import HiddenTask, TaskSet
+from sandbox_service.tasks import TaskSet
 from sandbox_service.workspaces import Trees
 
 log = logging.getLogger(__name__)
 
 REWARD_MODES = ("paper", "shaped")
-# The kernel's MAX_ARG_STRLEN: a longer argument cannot be passed to bash.
-MAX_COMMAND_BYTES = 128 * 1024 - 1
-ENDINGS_KEPT = 10_000
-
-
-@dataclass
-class _Session:
-    session_id: str
-    run_id: str
-    contents: str
-    task_set: TaskSet
-    task: HiddenTask
-    ttl_s: float
-    opened_at: float
-    expires_at: float
-    calls: Calls
-    opening: asyncio.Task[Workspace] | None = None
+# How often a reader of a running command's output looks for more.
+OUTPUT_POLL_S = 0.05
 
 
 class Sessions:
     """The service without gRPC. One event loop; every method may run many times at once.
 
-    `grade` turns a request into a grade. `clock` gives monotonic seconds.
+    `grade` turns a request into a grade. `clock` gives monotonic seconds. `journal_dir` is shared by the services of a
+    host; without it nothing is journaled. `emit` is told what happens to sessions.
     """
 
     def __init__(
@@ -61,20 +52,49 @@ class Sessions:
         grade: Callable[[GradeRequest], Awaitable[Grade]],
         policy: Policy | None = None,
         clock: Callable[[], float] = time.monotonic,
+        journal_dir: Path | None = None,
+        emit: Emit = log_event,
     ):
         self.policy = policy or Policy()
         self.task_sets: Mapping[str, TaskSet] = {s.digest: s for s in task_sets}
         self._backend, self._trees, self._grade, self._clock = backend, trees, grade, clock
-        self._sessions: dict[str, _Session] = {}
-        self._endings: OrderedDict[str, str] = OrderedDict()
+        self.boot_id = uuid.uuid4().hex
+        lost = take_dead(journal_dir) if journal_dir else []
+        self._journal = Journal(journal_dir, self.boot_id) if journal_dir else None
+        self.emit = emit
+        for entry in lost:
+            emit(Event("lost", entry.run_id, entry.task_id, entry.session_id))
+        self._leases = Leases(self.policy, clock, lost)
         self._closing: set[asyncio.Task] = set()
         self._refusing = "the service is testing its isolation; retry in a few seconds"
         p = self.policy
+        self._opens = Slots("slots for opening sessions", p.max_opens, p.max_waiting, p.open_wait_s)
         self._execs = Slots("slots for commands", p.max_execs, p.max_waiting, p.exec_wait_s)
         self._scores = Slots("slots for grading", p.max_scores, p.max_waiting, p.score_wait_s)
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._leases)
+
+    @property
+    def is_accepting(self) -> bool:
+        return not self._refusing
+
+    @property
+    def running_execs(self) -> int:
+        return self._execs.taken
+
+    @property
+    def waiting_calls(self) -> int:
+        return self._opens.waiting + self._execs.waiting + self._scores.waiting
+
+    def run_of(self, session_id: str) -> str | None:
+        """The run that a session belongs to; None when it is not open."""
+        session = self._leases.get(session_id)
+        return session.run_id if session else None
+
+    def unknown(self, session_id: str) -> NotFound:
+        """What a caller is told who may not know of the session."""
+        return self._leases.unknown(session_id)
 
     def accept(self) -> None:
         """Starts to take calls; until then they are refused as Draining is (UNAVAILABLE)."""
@@ -90,44 +110,102 @@ class Sessions:
     ) -> float:
         """Opens a workspace for a task; returns the lease's length in seconds."""
         self._check_accepting()
-        if not session_id or not run_id:
-            raise BadRequest("session_id and run_id must not be empty; the client makes both")
+        checks.ids(session_id=session_id, run_id=run_id)
         contents = fingerprint("open", run_id, task_set, task_id, skill, lease_ttl_s)
-        session = self._sessions.get(session_id)
+        session = self._leases.get(session_id)
         if session is None:
             session = self._new_session(session_id, run_id, task_set, task_id, skill, lease_ttl_s, contents)
         elif session.contents != contents:
             raise IdReused(f"session {session_id!r} is open with a different request; make a new id for each session")
         await self._workspace(session)
-        if self._sessions.get(session_id) is not session:
-            raise self._gone(session_id)
-        self._touch(session)
+        if session not in self._leases:
+            raise self._leases.gone(session_id)
+        self._leases.touch(session)
         return session.ttl_s
 
     async def exec(self, session_id: str, request_id: str, command: str, timeout_s: float = 0.0) -> ExecResult:
         """Runs a bash command; what it does wrong is in the result."""
         session = self._session(session_id)
         contents = fingerprint("exec", command, timeout_s)
-        timeout_s = self._positive("timeout_s", timeout_s) or self.policy.exec_default_s
+        timeout_s = checks.seconds("timeout_s", timeout_s) or self.policy.exec_default_s
         left_s = session.opened_at + self.policy.lifetime_s - self._clock()
         timeout_s = min(timeout_s, self.policy.exec_max_s, left_s)
 
         async def run() -> ExecResult:
-            reason = _impossible(command)
+            reason = checks.why_bash_cannot_start(command)
             if reason:
                 return ExecResult(Ended.EXITED, 126, f"bash: {reason}\n".encode(), 0, 0.0)
-            async with self._execs.take():
-                workspace = await self._workspace(session)
-                return await workspace.run(["bash", "-c", command], timeout_s=timeout_s)
+            return await self._run(session, request_id, command, timeout_s)
 
         return await session.calls.once(request_id, contents, run)
+
+    async def _run(self, session: Session, request_id: str, command: str, timeout_s: float) -> ExecResult:
+        started, kept = self._clock(), HeadTail(Limits().output_kept_bytes)
+        session.outputs[request_id] = kept
+        try:
+            async with self._execs.take():
+                workspace = await self._workspace(session)
+                result = await workspace.run(["bash", "-c", command], timeout_s=timeout_s, output=kept)
+        except asyncio.CancelledError:
+            if request_id not in session.killed:
+                raise
+            # What was killed has ended: its own cancellation is not to go on from here.
+            asyncio.current_task().uncancel()
+            result = ExecResult(Ended.CANCELLED, -1, *kept.result(), self._clock() - started)
+        finally:
+            session.outputs.pop(request_id, None)
+            session.killed.discard(request_id)
+        self._tell("exec", session, outcome=result.ended.value, wall_s=round(result.wall_s, 4))
+        return result
+
+    async def read_output(self, session_id: str, request_id: str, offset: int) -> AsyncIterator[tuple[int, bytes]]:
+        """Yields (offset, bytes) of an exec's output as it comes; empty bytes say that nothing came for a while.
+
+        Ends when the exec has ended. What was left out between head and tail is skipped.
+        """
+        session = self._session(session_id)
+        call = session.calls.find(request_id)
+        while not call.done():
+            kept = session.outputs.get(request_id)
+            data = b""
+            if kept is not None:
+                offset, data = kept.read(offset)
+            if data:
+                yield offset, data
+                offset += len(data)
+            elif not (await asyncio.wait({call}, timeout=OUTPUT_POLL_S))[0]:
+                yield offset, b""
+        result = await join(call, session_id)
+        if not isinstance(result, ExecResult):
+            raise BadRequest(f"request {request_id!r} is no Exec")
+        while data := (piece := read_kept(result.output, result.omitted_bytes, offset))[1]:
+            yield piece
+            offset = piece[0] + len(data)
+
+    async def exec_result(self, session_id: str, request_id: str) -> ExecResult:
+        """The result of an exec that came before."""
+        return await join(self._session(session_id).calls.find(request_id), session_id)
+
+    async def kill(self, session_id: str, request_id: str) -> bool:
+        """Ends an exec; False when it has ended before or never came."""
+        session = self._session(session_id)
+        await asyncio.sleep(0)  # the call may have come a moment ago and not have taken its first step
+        if request_id not in session.outputs:
+            return False
+        session.killed.add(request_id)
+        call = session.calls.find(request_id)
+        call.cancel()
+        await asyncio.wait({call})
+        return True
 
     async def str_replace(self, session_id: str, request_id: str, edit: Edit) -> EditResult:
         session = self._session(session_id)
 
         async def run() -> EditResult:
             async with self._execs.take():
-                return await apply_edit(await self._workspace(session), edit)
+                result = await apply_edit(await self._workspace(session), edit)
+            self._tell("edit", session, ok=result.ok)
+            return result
 
         return await session.calls.once(request_id, fingerprint("str_replace", edit), run)
 
@@ -139,18 +217,22 @@ class Sessions:
             raise BadRequest(f"unknown reward_mode {reward_mode!r}; one of {', '.join(REWARD_MODES)}")
 
         async def run() -> Grade:
+            started = self._clock()
             async with self._scores.take():
-                return await self._score(session, submission, reward_mode)
+                grade = await self._score(session, submission, reward_mode)
+            result = "graded" if grade.reward is not None else grade.reason
+            self._tell("score", session, result=result, reward=grade.reward, wall_s=round(self._clock() - started, 4))
+            return grade
 
         return await session.calls.once(request_id, fingerprint("score", submission, reward_mode), run)
 
     def renew(self, session_ids: Sequence[str], lease_ttl_s: float = 0.0) -> list[str]:
         """Extends leases; returns the ids that are lost."""
-        lease_ttl_s = self._positive("lease_ttl_s", lease_ttl_s)
+        lease_ttl_s = checks.seconds("lease_ttl_s", lease_ttl_s)
         lost = []
         for session_id in session_ids:
             try:
-                self._touch(self._find(session_id), lease_ttl_s)
+                self._leases.touch(self._leases.find(session_id), lease_ttl_s)
             except NotFound:
                 lost.append(session_id)
         return lost
@@ -159,17 +241,14 @@ class Sessions:
         """Closes the named sessions, or every session of the run; returns how many were open."""
         if not session_ids and not run_id:
             raise BadRequest("name session_ids or a run_id to close")
-        names = session_ids or list(self._sessions)
-        chosen = [self._sessions[n] for n in dict.fromkeys(names) if n in self._sessions]
-        return await self._close([s for s in chosen if run_id in ("", s.run_id)], "was closed")
+        chosen = [self._leases.get(n) for n in dict.fromkeys(session_ids)] if session_ids else list(self._leases)
+        return await self._close([s for s in chosen if s and run_id in ("", s.run_id)], "was closed")
 
     # Upkeep.
 
     async def expire(self) -> int:
         """Closes the sessions whose lease has run out."""
-        now = self._clock()
-        expired = [s for s in self._sessions.values() if s.expires_at <= now and s.opening.done()]
-        return await self._close(expired, "expired")
+        return await self._close(self._leases.expired(), "expired")
 
     async def keep_expiring(self, interval_s: float = 1.0) -> None:
         while True:
@@ -179,9 +258,11 @@ class Sessions:
     async def stop(self) -> None:
         """Closes everything. Safe to repeat."""
         self.drain()
-        await self._close(list(self._sessions.values()), "was closed: the service is shutting down")
+        await self._close(list(self._leases), "was closed: the service is shutting down")
         if self._closing:
             await asyncio.wait(set(self._closing))
+        if self._journal:
+            self._journal.close()
 
     # Inside.
 
@@ -189,37 +270,19 @@ class Sessions:
         if self._refusing:
             raise Draining(self._refusing)
 
-    def _positive(self, name: str, value: float) -> float:
-        if not math.isfinite(value) or value < 0:
-            raise BadRequest(f"{name} must be a number of seconds, 0 for the default; got {value}")
-        return value
-
-    def _find(self, session_id: str) -> _Session:
-        session = self._sessions.get(session_id)
-        if session is None or session.expires_at <= self._clock():
-            raise self._gone(session_id)
-        return session
-
-    def _gone(self, session_id: str) -> NotFound:
-        known = "expired" if session_id in self._sessions else self._endings.get(session_id, "is unknown here")
-        return NotFound(
-            f"session {session_id!r} {known}; open a new one and start the episode again "
-            f"(renew leases in time; sessions do not outlive the service or {self.policy.lifetime_s:.0f} s)"
-        )
-
-    def _session(self, session_id: str) -> _Session:
+    def _session(self, session_id: str) -> Session:
         self._check_accepting()
-        session = self._find(session_id)
-        self._touch(session)
+        session = self._leases.find(session_id)
+        self._leases.touch(session)
         return session
 
-    def _touch(self, session: _Session, ttl_s: float = 0.0) -> None:
-        ttl_s = min(ttl_s or session.ttl_s, self.policy.lease_max_s)
-        session.expires_at = min(self._clock() + ttl_s, session.opened_at + self.policy.lifetime_s)
+    def _tell(self, name: str, session: Session, **fields: object) -> None:
+        self.emit(Event(name, session.run_id, session.task.task_id, session.session_id, fields))
 
-    def _new_session(self, session_id, run_id, task_set, task_id, skill, lease_ttl_s, contents) -> _Session:
-        if session_id in self._endings:
-            raise IdReused(f"session {session_id!r} {self._endings[session_id]}; make a new id for each session")
+    def _new_session(self, session_id, run_id, task_set, task_id, skill, lease_ttl_s, contents) -> Session:
+        ending = self._leases.ending(session_id)
+        if ending:
+            raise IdReused(f"session {session_id!r} {ending}; make a new id for each session")
         if task_set not in self.task_sets:
             served = ", ".join(self.task_sets) or "none"
             raise NotFound(f"task set {task_set!r} is not served here (served: {served}); start with its --tasks=DIR")
@@ -227,33 +290,38 @@ class Sessions:
         task = tasks.task(task_id)
         if task.skill != skill:
             raise BadRequest(f"task {task_id!r} is for skill {task.skill!r}, not {skill!r}")
-        ttl_s = min(self._positive("lease_ttl_s", lease_ttl_s) or self.policy.lease_default_s, self.policy.lease_max_s)
-        if len(self._sessions) >= self.policy.max_sessions:
+        ttl_s = min(checks.seconds("lease_ttl_s", lease_ttl_s) or self.policy.lease_default_s, self.policy.lease_max_s)
+        if len(self._leases) >= self.policy.max_sessions:
             raise Overloaded(f"all {self.policy.max_sessions} sessions are open; retry later or raise --max-sessions")
         now, calls = self._clock(), Calls(session_id, self.policy.answers_kept)
-        session = _Session(session_id, run_id, contents, tasks, task, ttl_s, now, now + ttl_s, calls)
+        session = Session(session_id, run_id, contents, tasks, task, ttl_s, now, now + ttl_s, calls)
+        if self._journal:
+            self._journal.opening(Entry(session_id, run_id, task_id, time.time()))
         session.opening = asyncio.create_task(self._open_workspace(session))
         session.opening.add_done_callback(retrieve)
-        self._sessions[session_id] = session
+        self._leases.add(session)
         return session
 
-    async def _open_workspace(self, session: _Session) -> Workspace:
+    async def _open_workspace(self, session: Session) -> Workspace:
         """A failed opening is forgotten, so that the same id may try again."""
         instance = session.task_set.instance_of(session.task)
         environment = session.task_set.environment_of(instance)
         try:
-            base = await self._trees.materialise(session.task_set, instance.tree, session.task.visible)
-            packages = await self._trees.packages_dir(environment.packages)
-            return await self._backend.open_workspace(base, packages=packages)
+            async with self._opens.take():
+                base = await self._trees.materialise(session.task_set, instance.tree, session.task.visible)
+                packages = await self._trees.packages_dir(environment.packages)
+                workspace = await self._backend.open_workspace(base, packages=packages)
         except BaseException:
-            if self._sessions.get(session.session_id) is session:
-                del self._sessions[session.session_id]
+            self._leases.forget(session)
+            self._journal_closed(session)
             raise
+        self._tell("open", session, skill=session.task.skill)
+        return workspace
 
-    async def _workspace(self, session: _Session) -> Workspace:
+    async def _workspace(self, session: Session) -> Workspace:
         return await join(session.opening, session.session_id)
 
-    async def _score(self, session: _Session, submission: Submission, reward_mode: str) -> Grade:
+    async def _score(self, session: Session, submission: Submission, reward_mode: str) -> Grade:
         try:
             workspace = await self._workspace(session)
             note = ""
@@ -275,24 +343,15 @@ class Sessions:
             )
         except Exception as e:
             log.exception("grading task %s failed", session.task.task_id)
-            reason = (
-                "task"
-                if isinstance(e, TaskSetError | TaskFault)
-                else "infra"
-                if isinstance(e, SandboxError)
-                else "grader"
-            )
-            return Grade(reward=None, components={}, reason=reason, detail=f"{type(e).__name__}: {e}")
+            return Grade(reward=None, components={}, reason=_reason(e), detail=f"{type(e).__name__}: {e}")
         return Grade(grade.reward, grade.components, grade.reason, "; ".join(filter(None, (note, grade.detail))))
 
-    async def _close(self, sessions: Sequence[_Session], ending: str) -> int:
+    async def _close(self, sessions: Sequence[Session], ending: str) -> int:
         # Tasks, so that a caller that goes away does not leave a workspace half closed.
         closing = {asyncio.create_task(self._destroy(session)) for session in sessions}
         for session in sessions:
-            self._sessions.pop(session.session_id, None)
-            self._endings[session.session_id] = ending
-        while len(self._endings) > ENDINGS_KEPT:
-            self._endings.popitem(last=False)
+            self._leases.end(session, ending)
+            self._tell("close", session, ending=ending.partition(":")[0])
         self._closing |= closing
         for task in closing:
             task.add_done_callback(self._closing.discard)
@@ -300,14 +359,21 @@ class Sessions:
             await asyncio.wait(closing)
         return len(sessions)
 
-    async def _destroy(self, session: _Session) -> None:
+    async def _destroy(self, session: Session) -> None:
         await session.calls.cancel()
         await asyncio.wait({session.opening})  # cancelling it half-way could leak what it has made
         if session.opening.exception() is None:
             try:
                 await session.opening.result().close()
             except Exception:
+                # Left in the journal: something of it may still be there.
                 log.exception("closing session %s failed", session.session_id)
+                return
+        self._journal_closed(session)
+
+    def _journal_closed(self, session: Session) -> None:
+        if self._journal:
+            self._journal.closed(session.session_id)
 
 
 def _reason(error: Exception) -> str:
@@ -315,10 +381,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TaskSetError | TaskFault):
         return "task"
     return "infra" if isinstance(error, SandboxError) else "grader"
-
-
-def _impossible(command: str) -> str:
-    """Why bash cannot be started with this command; empty when it can."""
-    if "\0" in command:
-        return "the command holds a NUL byte"
-    return "the command is too long" if len(command.encode()) > MAX_COMMAND_BYTES else ""

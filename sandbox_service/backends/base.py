@@ -9,6 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Not at run time: the zygote imports this module and has no use for asyncio.
+if TYPE_CHECKING:
+    from sandbox_service.backends.output import HeadTail
 
 WORKSPACE = "/workspace"
 # Importable distributions (pytest and what the repository's tests need), read-only and on PYTHONPATH.
@@ -25,6 +30,8 @@ class Ended(enum.Enum):
     OUT_OF_PROCESSES = "out_of_processes"
     OUT_OF_DISK = "out_of_disk"
     OUTPUT_LIMIT = "output_limit"
+    # Its caller ended it.
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,12 @@ class Workspace(ABC):
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        output: "HeadTail | None" = None,
     ) -> ExecResult:
-        """Runs `argv` in WORKSPACE with an empty stdin. Nothing it started survives its end."""
+        """Runs `argv` in WORKSPACE with an empty stdin. Nothing it started survives its end.
+
+        `output` is where the output is kept, for a caller that reads it while the command runs.
+        """
 
     @abstractmethod
     async def run_harness(self, spec: bytes, *, timeout_s: float, limits: Limits | None = None) -> HarnessResult:

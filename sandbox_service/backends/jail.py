@@ -150,9 +150,11 @@ class JailWorkspace(Workspace):
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        output: HeadTail | None = None,
     ) -> ExecResult:
         request = {"kind": "exec", "argv": list(argv), "env": dict(env or {})}
         command = self._command(request, b"", timeout_s, limits)
+        command.output = output or command.output
         await self._drive(command)
         return command.result()
 
@@ -263,7 +265,7 @@ class _Command:
         self._status = bytearray()
         self._started_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._output = HeadTail(self.limits.output_kept_bytes)
+        self.output = HeadTail(self.limits.output_kept_bytes)
         self._end: dict = {}
 
     async def run(self, slots: asyncio.Semaphore) -> None:
@@ -316,8 +318,8 @@ class _Command:
         return fd
 
     def _add_output(self, data: bytes) -> None:
-        self._output.add(data)
-        if self._output.total_bytes > self.limits.output_stop_bytes:
+        self.output.add(data)
+        if self.output.total_bytes > self.limits.output_stop_bytes:
             self._stop(Ended.OUTPUT_LIMIT)
 
     def _add_report(self, data: bytes) -> None:
@@ -349,7 +351,7 @@ class _Command:
             raise SandboxError("the workspace was closed while a command ran")
         if self._started_at is None:
             raise SandboxError(f"the command did not start within {_START_TIMEOUT_S:.0f} s; the host is overloaded")
-        output, omitted = self._output.result()
+        output, omitted = self.output.result()
         told = self._status.decode().splitlines()
         last = told[-1].split()
         measured = float(last[2]) if len(last) == 3 else time.monotonic() - self._started_at

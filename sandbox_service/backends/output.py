@@ -28,11 +28,29 @@ class HeadTail:
     def _trim(self) -> None:
         del self._tail[: max(0, len(self._tail) - self._tail_room)]
 
+    def read(self, offset: int) -> tuple[int, bytes]:
+        """What is kept from `offset` of the whole output on, and where it begins: later when the middle was dropped."""
+        if offset < len(self._head):
+            return offset, bytes(self._head[offset:])
+        start = self.total_bytes - len(self._tail)
+        return max(offset, start), bytes(self._tail[max(0, offset - start) :])
+
     def result(self) -> tuple[bytes, int]:
         """What was kept, and how many bytes between head and tail were left out."""
         self._trim()
         kept = bytes(self._head + self._tail)
         return kept, self.total_bytes - len(kept)
+
+
+def read_kept(output: bytes, omitted_bytes: int, offset: int) -> tuple[int, bytes]:
+    """As HeadTail.read, from a HeadTail's result."""
+    if not omitted_bytes:
+        return offset, output[offset:]
+    head = len(output) - len(output) // 2
+    if offset < head:
+        return offset, output[offset:head]
+    offset = max(offset, head + omitted_bytes)
+    return offset, output[offset - omitted_bytes :]
 
 
 class DrainedPipe:

@@ -97,8 +97,9 @@ class UnsafeWorkspace(Workspace):
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        output: HeadTail | None = None,
     ) -> ExecResult:
-        return await self._track(self._run(argv, timeout_s, env or {}, limits or self._limits))
+        return await self._track(self._run(argv, timeout_s, env or {}, limits or self._limits, output=output))
 
     async def run_harness(self, spec: bytes, *, timeout_s: float, limits: Limits | None = None) -> HarnessResult:
         """The spec's root must be WORKSPACE, which stands for the directory of this workspace."""
@@ -158,10 +159,16 @@ class UnsafeWorkspace(Workspace):
             raise
 
     async def _run(
-        self, argv: Sequence[str], timeout_s: float, env: Mapping[str, str], limits: Limits, report_fd: int = -1
+        self,
+        argv: Sequence[str],
+        timeout_s: float,
+        env: Mapping[str, str],
+        limits: Limits,
+        report_fd: int = -1,
+        output: HeadTail | None = None,
     ) -> ExecResult:
         loop = asyncio.get_running_loop()
-        output, too_much = HeadTail(limits.output_kept_bytes), loop.create_future()
+        output, too_much = output or HeadTail(limits.output_kept_bytes), loop.create_future()
 
         def add(data: bytes) -> None:
             output.add(data)

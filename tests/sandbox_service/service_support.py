@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from sandbox_service.backends.base import Backend, Ended, ExecResult, Isolation, Workspace
+from sandbox_service.backends.output import HeadTail
 from sandbox_service.graders.base import Grade
 from sandbox_service.server import Identity, Server
 from sandbox_service.sessions import Sessions
@@ -55,9 +56,9 @@ class PlainWorkspace(Workspace):
         self.big = False
         shutil.copytree(base, folder)
 
-    async def run(self, argv, *, timeout_s, env=None, limits=None):
+    async def run(self, argv, *, timeout_s, env=None, limits=None, output=None):
         self.runs.append(list(argv))
-        started = time.monotonic()
+        started, kept = time.monotonic(), output or HeadTail(1 << 30)
         process = await asyncio.create_subprocess_exec(
             *argv,
             cwd=self.folder,
@@ -67,15 +68,18 @@ class PlainWorkspace(Workspace):
             start_new_session=True,
         )
         try:
-            output, ended = b"", Ended.TIMEOUT
+            ended = Ended.TIMEOUT
             with contextlib.suppress(TimeoutError):
-                output, _ = await asyncio.wait_for(process.communicate(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    while data := await process.stdout.read(1 << 16):
+                        kept.add(data)
+                    await process.wait()
                 ended = Ended.EXITED
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-        return ExecResult(ended, process.returncode, output, 0, time.monotonic() - started)
+        return ExecResult(ended, process.returncode, *kept.result(), time.monotonic() - started)
 
     async def run_harness(self, spec, *, timeout_s, limits=None):
         raise AssertionError("these tests bring their own grade function")

@@ -9,7 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service_support import served, sessions_on
 
-from sandbox_service import client, sandbox_pb2, sandbox_pb2_grpc, server
+from sandbox_service import client, sandbox_pb2, sandbox_pb2_grpc, servicer
 from sandbox_service.backends.base import Ended, Isolation
 from sandbox_service.errors import BadRequest, Overloaded
 from sandbox_service.policy import Policy
@@ -125,15 +125,15 @@ def test_errors_have_their_codes(tmp_path):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await open_session(stub, digest, "another")
             assert caught.value.code() is StatusCode.RESOURCE_EXHAUSTED
-            assert ("grpc-retry-pushback-ms", str(server.PUSHBACK_MS)) in tuple(caught.value.trailing_metadata())
+            assert ("grpc-retry-pushback-ms", str(servicer.PUSHBACK_MS)) in tuple(caught.value.trailing_metadata())
 
     asyncio.run(run())
 
 
 def test_every_error_outcome_and_command_is_mapped():
-    assert set(server._OUTCOMES) == set(Ended)
-    assert set(server._COMMANDS.values()) == set(Command)
-    assert server._STATUS[Overloaded] is StatusCode.RESOURCE_EXHAUSTED
+    assert set(servicer._OUTCOMES) == set(Ended)
+    assert set(servicer._COMMANDS.values()) == set(Command)
+    assert servicer._STATUS[Overloaded] is StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_bug_in_grading_is_an_answer(tmp_path):
