@@ -9,23 +9,26 @@ innermost file, line in the test file).
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
-from sandbox_service.backends.base import WORKSPACE, Backend, Ended, HarnessResult
+from sandbox_service.backends.base import WORKSPACE, Backend, Ended, HarnessResult, Workspace
 from sandbox_service.tasks import Environment, Overlay, TaskSet
 from sandbox_service.workspaces import MTIME, Trees
 
 LOG_KEPT_CHARACTERS = 4000
 PYTEST_PASSED, PYTEST_FAILED, PYTEST_NONE_COLLECTED = 0, 1, 5
 BAD_STATUSES = frozenset({"failed", "error"})
+
+Run = TypeVar("Run")
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Runner:
         self._backend, self._trees = backend, trees
         self._slots = asyncio.Semaphore(concurrency or max(2, os.cpu_count() or 1))
         self._remembered = remembered
-        self._known: OrderedDict[str, asyncio.Task[TestRun]] = OrderedDict()
+        self._known: OrderedDict[str, asyncio.Task] = OrderedDict()
         self._tree_files: OrderedDict[tuple[str, str], dict[str, bytes]] = OrderedDict()
 
     async def tree_files(self, task_set: TaskSet, tree: str) -> Mapping[str, bytes]:
@@ -113,19 +116,41 @@ class Runner:
         if not pristine:
             return await self._run(*arguments, extra_files or {}, limit_s)
         key = _key(*arguments, extra_files or {})
+        return await self.once(key, lambda: self._run(*arguments, extra_files or {}, limit_s), lambda r: r.reported)
+
+    async def once(
+        self, key: str, make: Callable[[], Coroutine[Any, Any, Run]], is_usable: Callable[[Run], bool]
+    ) -> Run:
+        """What `make` gives, made once for a key. A run that is not usable may have been a moment of overload: it is
+        made again for the next who asks.
+        """
+
+        def forget_if_unusable(done: asyncio.Task) -> None:
+            if done.cancelled() or done.exception() is not None or not is_usable(done.result()):
+                self._known.pop(key, None)
+
         task = self._known.get(key)
         if task is None:
-            task = self._known[key] = asyncio.create_task(self._run(*arguments, extra_files or {}, limit_s))
-            task.add_done_callback(lambda done: self._forget_if_unusable(key, done))
+            task = self._known[key] = asyncio.create_task(make())
+            task.add_done_callback(forget_if_unusable)
             while len(self._known) > self._remembered:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
         return await asyncio.shield(task)
 
-    def _forget_if_unusable(self, key: str, task: asyncio.Task[TestRun]) -> None:
-        # What did not report may have been a moment of overload.
-        if task.cancelled() or task.exception() is not None or not task.result().reported:
-            self._known.pop(key, None)
+    @contextlib.asynccontextmanager
+    async def workspace(
+        self, task_set: TaskSet, tree: str, overlays: Sequence[Overlay], environment: Environment
+    ) -> AsyncIterator[Workspace]:
+        """A fresh workspace over `tree` changed by `overlays`; counts as a run while it is open."""
+        packages = await self._trees.packages_dir(environment.packages)
+        async with self._slots:
+            base = await self._trees.materialise(task_set, tree, *overlays)
+            workspace = await self._backend.open_workspace(base, packages=packages)
+            try:
+                yield workspace
+            finally:
+                await workspace.close()
 
     async def _run(self, task_set, tree, overlays, environment, test_paths, test_ids, extra_files, limit_s) -> TestRun:
         nonce = secrets.token_hex(16)
@@ -139,14 +164,8 @@ class Runner:
             "mtime": MTIME,
             "conftest": await self._has_conftest(task_set, tree, overlays),
         }
-        packages = await self._trees.packages_dir(environment.packages)
-        async with self._slots:
-            base = await self._trees.materialise(task_set, tree, *overlays)
-            workspace = await self._backend.open_workspace(base, packages=packages)
-            try:
-                outcome = await workspace.run_harness(json.dumps(spec).encode(), timeout_s=limit_s)
-            finally:
-                await workspace.close()
+        async with self.workspace(task_set, tree, overlays, environment) as workspace:
+            outcome = await workspace.run_harness(json.dumps(spec).encode(), timeout_s=limit_s)
         return read_report(outcome, nonce)
 
     async def _has_conftest(self, task_set: TaskSet, tree: str, overlays: Sequence[Overlay]) -> bool:

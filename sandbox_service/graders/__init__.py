@@ -3,7 +3,7 @@
 import logging
 
 from sandbox_service.errors import SandboxError, TaskSetError
-from sandbox_service.graders import editing, localization, reproduction, review, unit_tests
+from sandbox_service.graders import commands, editing, localization, reproduction, review, unit_tests
 from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFault
 from sandbox_service.runner import Runner
 
@@ -26,6 +26,8 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     try:
         if skill not in _GRADERS:
             raise TaskFault(f"task {request.task.task_id} is for {skill!r}, which has no grader: {sorted(_GRADERS)}")
+        if request.environment.parser and _GRADERS[skill] is editing.grade:
+            return await commands.grade(request, runner)
         return await _GRADERS[skill](request, runner)
     except (TaskFault, TaskSetError) as e:
         return Grade(None, reason="task", detail=str(e))

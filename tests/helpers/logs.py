@@ -24,7 +24,8 @@ ERROR tests/test_a.py::test_four - RuntimeError: PASSED tests/test_a.py::test_fo
         },
     ),
     "pytest_options": (
-        "PASSED tests/t.py::test_a[/tmp/x/data.txt]\nPASSED tests/t.py::test_b[//host/x]\nFAILED tests/t.py::test_c - no",
+        "PASSED tests/t.py::test_a[/tmp/x/data.txt]\nPASSED tests/t.py::test_b[//host/x]\n"
+        "FAILED tests/t.py::test_c - no",
         {
             "tests/t.py::test_a[/data.txt]": "passed",
             "tests/t.py::test_b[//host/x]": "passed",
@@ -194,7 +195,8 @@ noise
         {"a.spec.ts > adds": "passed", "a.spec.ts > subtracts": "failed", "a.spec.ts > divides": "skipped"},
     ),
     "mocha": (
-        "  sums\n    ✓ adds (12ms)\n    1) subtracts\n\n  1 passing (3s)\n  1 failing\n\n  1) sums\n       subtracts:\n",
+        "  sums\n    ✓ adds (12ms)\n    1) subtracts\n\n  1 passing (3s)\n  1 failing\n\n"
+        "  1) sums\n       subtracts:\n",
         {"sums.adds": "passed", "sums.subtracts": "failed"},
     ),
     "karma": (

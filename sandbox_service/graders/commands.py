@@ -1,0 +1,222 @@
+"""Editing and bug fixing in records that bring their own test command: 1 when the record's rule holds, else 0.
+
+The command runs in a fresh workspace over the buggy repository with all of its tests, in which only the agent's source
+files are put; the tests' own files are written last. Its output is parsed (`parsers`) and judged (`rules`) with the
+exit status. Then it runs once more with expectations turned wrong in the test files: the tests that are proven to fail
+by that on the correct tree must be reported as failed here too, or the results were made up.
+"""
+
+import ast
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from sandbox_service.backends.base import Ended, Limits, Workspace
+from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
+from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files
+from sandbox_service.graders.parsers import PARSERS
+from sandbox_service.graders.paths import accepted_changes, is_test
+from sandbox_service.graders.rules import BAD, PASSED, RULES, Verdict, judge, status_of
+from sandbox_service.runner import LOG_KEPT_CHARACTERS, Runner
+from sandbox_service.sentinel import plant
+from sandbox_service.syntax import parse
+
+# The log of a large suite; what is longer cannot be judged.
+LOG_BYTES = 32 << 20
+_LITERAL = re.compile(r"""\d+|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'""")
+_ASSERTION = re.compile(r"assert|expect|should|require|equal|assert_eq|\bEQ\b|CHECK|\bwant", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CommandRun:
+    """What one run of the test command showed."""
+
+    ended: Ended
+    # True when it came to its own end and its whole output is known.
+    complete: bool
+    exit_code: int
+    results: Mapping[str, str]
+    log: str
+
+
+async def grade(request: GradeRequest, runner: Runner) -> Grade:
+    attempt = await _Attempt.make(request, runner)
+    accepted = accepted_changes(request.changed, request.environment, attempt.bench.start)
+    run = await attempt.run(accepted, attempt.tests)
+    verdict = attempt.judge(run)
+    honest = False
+    if verdict.solved:
+        planted, expected = await attempt.sentinel()
+        for _ in range(2):  # what came to its end a moment ago may be stopped by a host under load
+            wrong = await attempt.run(accepted, planted)
+            if wrong.complete:
+                break
+        honest = wrong.complete and all(wrong.results.get(i) in BAD for i in expected)
+    else:
+        await attempt.check_gold()
+    components = {
+        "f2p_passed": verdict.fail_to_pass,
+        "p2p_passed": verdict.pass_to_pass,
+        "reported": float(run.complete),
+        "sentinel_failed": float(honest),
+        "touched_tests": float(sum(is_test(path, request.environment) for path in request.changed)),
+        "filtered_files": float(len(request.changed.keys() - accepted.keys())),
+    }
+    detail = "" if verdict.solved == honest else "tests with wrong expectations did not fail"
+    return Grade(float(verdict.solved and honest), components, detail=detail)
+
+
+class _Attempt:
+    """Runs of one record's test command."""
+
+    def __init__(self, bench: Bench, runner: Runner):
+        request = bench.request
+        self.bench, self._runner, self._request = bench, runner, request
+        self._instance, self._environment = request.instance, request.environment
+        if self._environment.parser not in PARSERS or self._environment.rule not in RULES:
+            raise TaskFault(
+                f"{self._instance.instance_id}: parser {self._environment.parser!r} with rule "
+                f"{self._environment.rule!r} is not wired; leave these tasks out of the set"
+            )
+        missing = [path for path in self._instance.test_files if path not in bench.correct]
+        if missing or not self._instance.test_command:
+            what = f"test file {missing[0]}" if missing else "test command"
+            raise TaskFault(f"{self._instance.instance_id}: its {what} is missing; read the dataset again")
+        # The harness's own: every run starts from them, whatever the agent's files are.
+        self.tests: Files = {path: bench.correct[path] for path in self._instance.test_files}
+
+    @classmethod
+    async def make(cls, request: GradeRequest, runner: Runner) -> "_Attempt":
+        return cls(await Bench.make(request, runner), runner)
+
+    async def run(self, source: Files, tests: Files) -> CommandRun:
+        """The command on the buggy tree with these source files, then these test files, in it."""
+        environment = self._environment
+        overlays = (self._instance.bug,)
+        async with self._runner.workspace(
+            self._request.task_set, self._instance.tree, overlays, environment
+        ) as workspace:
+            try:
+                await _write(workspace, {**source, **tests})
+            except (OSError, ValueError) as e:
+                # A file where the repository has a folder, say: the agent's doing, for the tests' files fit the tree.
+                return CommandRun(Ended.EXITED, False, -1, {}, f"the change does not fit the tree: {e}")
+            done = await workspace.run(
+                ["bash", "-c", _script(environment.setup, self._instance.test_command)],
+                timeout_s=environment.timeout_s,
+                limits=replace(Limits(), output_kept_bytes=LOG_BYTES),
+            )
+        log = done.output.decode(errors="replace")
+        complete = done.ended is Ended.EXITED and not done.omitted_bytes
+        results = PARSERS[environment.parser](log) if complete else {}
+        return CommandRun(done.ended, complete, done.exit_code, results, log[-LOG_KEPT_CHARACTERS:])
+
+    async def gold(self, tests: Files) -> CommandRun:
+        """The command on the correct tree; nothing of an agent is in it, so it is made once."""
+        files = {p: None if d is None else hashlib.sha256(d).hexdigest() for p, d in tests.items()}
+        key = json.dumps([self._request.task_set.digest, self._instance.instance_id, "command", files], sort_keys=True)
+        return await self._runner.once(key, lambda: self.run(self.bench.gold_files, tests), lambda r: r.complete)
+
+    def judge(self, run: CommandRun) -> Verdict:
+        instance = self._instance
+        if not run.complete:
+            return Verdict(0.0, 0.0, False)
+        f2p, p2p = instance.fail_to_pass, instance.pass_to_pass
+        return judge(self._environment.rule, run.results, run.exit_code, f2p, p2p, instance.expected)
+
+    async def check_gold(self) -> None:
+        run = await self.gold(self.tests)
+        if not self.judge(run).solved:
+            ids = (*self._instance.fail_to_pass, *self._instance.pass_to_pass)
+            bad = next((i for i in ids if status_of(i, run.results) not in PASSED), "its rule")
+            raise TaskFault(
+                f"{self._instance.instance_id}: {bad} fails on the correct tree ({run.ended.value}, exit status "
+                f"{run.exit_code}): {run.log[-500:]}"
+            )
+
+    async def sentinel(self) -> tuple[Files, list[str]]:
+        """Test files with wrong expectations, and the ids that are proven to fail for them on the correct tree."""
+        ids = (*self._instance.fail_to_pass, *self._instance.pass_to_pass)
+        known = {i for i in ids if i in (await self.gold(self.tests)).results}
+        for number in range(SENTINEL_VARIANTS):
+            seed = (self.bench.seed + number) % SENTINEL_VARIANTS
+            planted = {**self.tests, **spoil(self.tests, ids, seed)}
+            results = (await self.gold(planted)).results
+            # Reported as failed, not absent: the files must still compile and be collected.
+            failing = sorted(i for i in known if results.get(i) in BAD)
+            if failing:
+                return planted, failing
+        raise TaskFault(f"{self._instance.instance_id}: its tests do not fail when their expectations are wrong")
+
+
+async def _write(workspace: Workspace, files: Files) -> None:
+    gone = sorted(path for path, data in files.items() if data is None)
+    for start in range(0, len(gone), 200):
+        await workspace.run(["rm", "-f", "--", *gone[start : start + 200]], timeout_s=60.0)
+    for path, data in files.items():
+        if data is not None:
+            await workspace.write_file(path, data)
+
+
+def _script(setup: str, command: str) -> str:
+    """The setup with its output unread, then the command; the exit status is the command's."""
+    return f"exec 3>&1 4>&2 >/dev/null 2>&1\n{setup}\nexec >&3 2>&4 3>&- 4>&-\n{command}\n"
+
+
+def spoil(tests: Files, test_ids: Iterable[str], seed: int) -> Files:
+    """The test files that could be given a wrong expectation, with it.
+
+    Python files get one in every test function that an id names, others one wrong literal in some lines that look like
+    assertions. What really fails by it is found by running the files on the correct tree.
+    """
+    named = "\n".join(test_ids)
+    spoilt: Files = {}
+    for path, data in sorted(tests.items()):
+        text = _text(data)
+        if text is None:
+            continue
+        new = _spoil_python(path, text, named, seed) if path.endswith(".py") else _spoil_text(text, seed)
+        if new != text:
+            spoilt[path] = new.encode()
+    return spoilt
+
+
+def _text(data: bytes | None) -> str | None:
+    try:
+        return data.decode() if data is not None else None
+    except UnicodeDecodeError:
+        return None
+
+
+def _spoil_python(path: str, text: str, named: str, seed: int) -> str:
+    try:
+        tree = parse(text)
+    except (SyntaxError, ValueError):
+        return text
+    ids = []
+    for node in tree.body:
+        members = node.body if isinstance(node, ast.ClassDef) else [node]
+        prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+        functions = [m.name for m in members if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)]
+        ids += [f"{path}::{prefix}{f}" for f in functions if f.startswith("test") and _names(named, f)]
+    return plant({path: text}, ids, seed).files.get(path, text) if ids else text
+
+
+def _names(named: str, function: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(function)}(?!\w)", named) is not None
+
+
+def _spoil_text(text: str, seed: int) -> str:
+    """Every fourth line that looks like an assertion with a literal, its last literal turned wrong."""
+    rng = random.Random(seed)
+    lines = text.split("\n")
+    places = [i for i, line in enumerate(lines) if _ASSERTION.search(line) and _LITERAL.search(line)]
+    for i in rng.sample(places, -(-len(places) // 4)):
+        match = list(_LITERAL.finditer(lines[i]))[-1]
+        literal = match[0]
+        wrong = str(int(literal) + 1) if literal.isdigit() else literal[:-1] + "x" + literal[-1]
+        lines[i] = lines[i][: match.start()] + wrong + lines[i][match.end() :]
+    return "\n".join(lines)

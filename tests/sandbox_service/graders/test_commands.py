@@ -1,0 +1,149 @@
+"""Records with their own test command, graded on the real jail: by parser, rule, exit status and wrong expectations."""
+
+import asyncio
+from dataclasses import replace
+
+import foreign
+import pytest
+
+from sandbox_service.backends.jail import JailBackend
+from sandbox_service.graders import Grade, GradeRequest, Submission, grade
+from sandbox_service.graders.commands import spoil
+from sandbox_service.runner import Runner
+from sandbox_service.workspaces import Trees
+
+BOTH = pytest.mark.parametrize("name", ["money", pytest.param("money-pytest", marks=pytest.mark.deep)])
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory):
+    """(asyncio runner, Runner on a jail)."""
+    folder = tmp_path_factory.mktemp("commands")
+    with asyncio.Runner() as loop:
+        backend = JailBackend(folder / "workspaces")
+        loop.run(backend.start())
+        try:
+            yield loop, Runner(backend, Trees(folder / "trees"))
+        finally:
+            loop.run(backend.stop())
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    return foreign.write_foreign(tmp_path_factory.mktemp("money"))
+
+
+def graded(runner, tasks, task_id: str, changed: dict, submission: Submission | None = None) -> Grade:
+    loop, tests = runner
+    task = tasks.task(task_id)
+    instance = tasks.instance_of(task)
+    files = {p: t.encode() if isinstance(t, str) else t for p, t in changed.items()}
+    submission = submission or Submission()
+    request = GradeRequest(tasks, task, instance, tasks.environment_of(instance), submission, files)
+    return loop.run(grade(request, tests))
+
+
+@pytest.mark.parametrize(("name", "skill"), [("money", "editing"), ("money-pytest", "bug_fixing")])
+def test_the_gold_change_scores_and_nothing_does_not(runner, tasks, name, skill):
+    gold = graded(runner, tasks, f"{name}-{skill}", {foreign.SOURCE: foreign.MONEY})
+    assert gold.reward == 1 and gold.components["sentinel_failed"] == 1, gold
+    null = graded(runner, tasks, f"{name}-{skill}", {})
+    assert null.reward == 0 and null.components["p2p_passed"] == 1, null
+    assert null.components["f2p_passed"] == 0.0
+
+
+def test_the_other_skills_of_such_a_record(runner, tasks):
+    found = graded(runner, tasks, "money-localization", {}, Submission(files=(foreign.SOURCE,)))
+    assert found.reward == 1
+    script = "from money import share\n\n\ndef test_it():\n    assert share(100, 4) == [25] * 4\n"
+    shown = graded(runner, tasks, "money-reproduction", {"tests/test_reproduction.py": script})
+    assert shown.reward == 1, shown
+    assert graded(runner, tasks, "money-reproduction", {}).reward == 0
+
+
+FORGED_UNITTEST = "\\n".join(f"{i} ... ok" for i in (foreign.EVEN, foreign.REST, foreign.WRITTEN))
+FORGED_PYTEST = "\\n".join(f"PASSED {foreign.TEST}::TestShare::{n}" for n in ("test_even", "test_rest", "test_written"))
+PRINTS = f'import sys\nprint("{FORGED_UNITTEST}\\n{FORGED_PYTEST}", file=sys.stderr, flush=True)\n'
+ALWAYS_EQUAL = "class Same(list):\n    def __eq__(self, other):\n        return True\n\n"
+ATTACKS = {
+    "prints results and leaves": {foreign.SOURCE: f"{PRINTS}import os\nos._exit(0)\n"},
+    "prints results at its end": {
+        foreign.SOURCE: foreign.BUG + "\n\nimport atexit\n\n\n@atexit.register\ndef _end():\n    import os\n"
+        + "".join(f"    {line}\n" for line in PRINTS.splitlines()) + "    os._exit(0)\n"
+    },
+    "leaves with success": {foreign.SOURCE: "import sys\nsys.exit(0)\n"},
+    "edits the tests": {foreign.TEST: foreign.TESTS.replace("[25, 25, 25, 25]", "[26, 25, 25, 25]")},
+    "deletes the tests": {foreign.TEST: None},
+    "brings a conftest": {
+        "conftest.py": "import pytest\n\n\n@pytest.hookimpl(hookwrapper=True)\ndef pytest_runtest_makereport():\n"
+        "    done = yield\n    report = done.get_result()\n    report.outcome, report.longrepr = 'passed', None\n"
+    },
+    "brings its own unittest": {"unittest.py": PRINTS, "unittest/__main__.py": PRINTS, "unittest/__init__.py": ""},
+    "patches the runner": {
+        foreign.SOURCE: foreign.BUG
+        + "\n\nimport unittest\n\nunittest.TestCase.assertEqual = lambda self, a, b, msg=None: None\n"
+    },
+    "is equal to everything": {
+        foreign.SOURCE: ALWAYS_EQUAL + foreign.BUG.replace("return [each", "return Same([each").replace(
+            "range(people)]", "range(people)])"
+        )
+    },
+    "puts a folder in a file's place": {foreign.SOURCE: None, f"{foreign.SOURCE}/core.py": "x = 1\n"},
+}  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize("attack", sorted(ATTACKS))
+def test_attacks_score_nothing(runner, tasks, name, attack):
+    result = graded(runner, tasks, f"{name}-bug_fixing", ATTACKS[attack])
+    assert result.reward == 0, result
+
+
+@pytest.mark.deep
+def test_a_run_past_its_time_is_the_submissions_fault(runner, tmp_path):
+    def short(environment, instance):
+        return replace(environment, timeout_s=8.0), instance
+
+    tasks = foreign.write_foreign(tmp_path, change=short)
+    result = graded(runner, tasks, "money-editing", {foreign.SOURCE: "while True:\n    pass\n"})
+    assert result.reward == 0 and result.components["reported"] == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "instance", "message"),
+    [
+        ({}, {"test_command": "python3 -m unittest -v tests.none"}, "fails on the correct tree"),
+        ({}, {"test_command": ""}, "test command is missing"),
+        ({}, {"test_files": ("tests/gone.py",)}, "tests/gone.py is missing"),
+        ({}, {"test_files": ()}, "do not fail when their expectations are wrong"),
+        ({"rule": "sanitizer"}, {}, "rule 'sanitizer' is not wired"),
+        ({"parser": "wordperfect"}, {}, "parser 'wordperfect'"),
+    ],
+)
+def test_a_record_that_cannot_be_judged_gets_no_reward(runner, tmp_path, environment, instance, message):
+    def change(e, i):
+        return replace(e, **environment), replace(i, **instance)
+
+    tasks = foreign.write_foreign(tmp_path, change=change)
+    result = graded(runner, tasks, "money-editing", {foreign.SOURCE: foreign.MONEY})
+    if message == "fails on the correct tree":
+        result = graded(runner, tasks, "money-editing", {})
+    assert result.reward is None and result.reason == "task" and message in result.detail
+
+
+GO = 'func TestAdd(t *testing.T) {\n\tif got := Add(1, 2); got != 3 {\n\t\tt.Fatalf("want 3, got %d", got)\n\t}\n}\n'
+JS = "it('adds', () => {\n  expect(add(1, 2)).toBe(3);\n});\n"
+
+
+def test_expectations_are_turned_wrong_in_any_language():
+    tests = {"a_test.go": GO.encode(), "a.test.js": JS.encode(), "data.bin": b"\xff\xfe", "gone.py": None}
+    spoilt = spoil(tests, ["TestAdd", "adds"], seed=0)
+    assert spoilt["a.test.js"].decode() == JS.replace("toBe(3)", "toBe(4)")
+    assert "data.bin" not in spoilt and "gone.py" not in spoilt
+    assert spoilt["a_test.go"].decode().count("\n") == GO.count("\n") and spoilt["a_test.go"] != tests["a_test.go"]
+
+
+def test_only_named_python_tests_are_spoilt():
+    text = "def test_a():\n    assert 1 == 1\n\n\ndef test_ab():\n    assert 2 == 2\n"
+    (new,) = spoil({"t.py": text.encode()}, ["t.py::test_a"], seed=1).values()
+    assert b"assert 2 == 2" in new and b"assert 1 == 1" not in new
