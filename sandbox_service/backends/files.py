@@ -3,6 +3,7 @@
 The agent may have put a symlink, a FIFO or a device in any place: nothing here blocks, and nothing leads outside.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from sandbox_service.backends.base import WORKSPACE
 _ROOTS = (WORKSPACE, "/tmp")
 # What an entry costs beside its content.
 _ENTRY_BYTES = 100
+# Folders below one another: each costs two descriptors and a few frames of the stack.
+_MAX_DEPTH = 100
+# It is gone, or something else has taken its place, since it was looked at.
+_VANISHED = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO})
 
 
 def read_file(path: str, max_bytes: int, *, roots: tuple[str, ...] = _ROOTS) -> bytes:
@@ -67,7 +72,8 @@ def _check_below(real: str, path: str, roots: tuple[str, ...]) -> None:
 def changed_files(upper: str, base: str, max_bytes: int, *, is_whole: bool = False) -> dict[str, bytes | None]:
     """What the upper directory of an overlay changes in `base`, as Workspace.changed_files promises.
 
-    Reads the layers themselves, never through a symlink. `is_whole` says that `upper` is no layer but the whole tree.
+    Reads the layers themselves, never through a symlink. What vanishes meanwhile is left out. `is_whole` says that
+    `upper` is no layer but the whole tree.
     """
     changes: dict[str, bytes | None] = {}
     budget = max_bytes
@@ -88,22 +94,35 @@ def changed_files(upper: str, base: str, max_bytes: int, *, is_whole: bool = Fal
 def _walk_upper(
     upper_fd: int, base_fd: int | None, prefix: str, max_bytes: int, is_whole: bool
 ) -> Iterator[tuple[str, bytes | None]]:
+    if prefix.count("/") > _MAX_DEPTH:
+        raise ValueError(f"the change has folders more than {_MAX_DEPTH} levels deep")
     names = sorted(os.listdir(upper_fd))
     if base_fd is not None and (is_whole or _is_opaque(upper_fd)):
         for name in sorted(set(os.listdir(base_fd)) - set(names)):
             yield from _deleted(base_fd, name, prefix + name)
     for name in names:
         path = prefix + name
-        mode = os.lstat(name, dir_fd=upper_fd).st_mode
-        base_mode = _mode(base_fd, name)
+        mode, base_mode = _mode(upper_fd, name), _mode(base_fd, name)
+        if not mode:
+            continue
         if stat.S_ISREG(mode):
             if base_mode and not stat.S_ISREG(base_mode):
                 yield from _deleted(base_fd, name, path)
-            data = _read_at(upper_fd, name, max_bytes)
+            try:
+                data = _read_at(upper_fd, name, max_bytes)
+            except OSError as e:
+                if e.errno in _VANISHED:
+                    continue
+                raise
             if not base_mode or not stat.S_ISREG(base_mode) or _read_at(base_fd, name, len(data)) != data:
                 yield path, data
         elif stat.S_ISDIR(mode):
-            fd = _open_directory(upper_fd, name)
+            try:
+                fd = _open_directory(upper_fd, name)
+            except OSError as e:
+                if e.errno in _VANISHED:
+                    continue
+                raise
             below = _open_directory(base_fd, name) if stat.S_ISDIR(base_mode) else None
             try:
                 if below is None and base_mode:

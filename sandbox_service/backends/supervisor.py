@@ -3,6 +3,7 @@
 import array
 import asyncio
 import errno
+import glob
 import json
 import os
 import site
@@ -22,6 +23,7 @@ from sandbox_service.errors import IsolationError, SandboxError
 _START_TIMEOUT_S, _STOP_TIMEOUT_S = 30.0, 10.0
 _MAX_MESSAGE = 1 << 16
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_COLLECTIONS = ("/usr/share/python-wheels", "/usr/lib/google-cloud-sdk")
 # Read from stdin, since a sandbox can see the command line that it was forked from.
 _ZYGOTE = "import sys\nsys.path[0] = {root!r}\nfrom sandbox_service.backends.zygote import main\nmain({fd})\n"
 
@@ -192,6 +194,7 @@ def _describe_host(state_dir: Path) -> Host:
     roots = [{"base": prefix, "platbase": prefix} for prefix in prefixes]
     libraries = [sysconfig.get_path(kind, "posix_prefix", root) for kind in ("purelib", "platlib") for root in roots]
     hidden = [*libraries, *site.getsitepackages(prefixes), os.path.dirname(os.path.dirname(__file__)), str(state_dir)]
+    hidden += _installed_elsewhere(prefixes)
     if sys.prefix != sys.base_prefix:
         hidden.append(sys.prefix)
     uid, gid = sandbox_owner()
@@ -203,6 +206,15 @@ def _describe_host(state_dir: Path) -> Host:
         gid=gid,
         as_root=os.geteuid() == 0,
     )
+
+
+def _installed_elsewhere(prefixes: Sequence[str]) -> list[str]:
+    """Folders with distributions that are on no search path of ours: a task may have been made of any of them."""
+    bundled = [
+        f"{sysconfig.get_path('stdlib', 'posix_prefix', {'installed_base': p})}/ensurepip/_bundled" for p in prefixes
+    ]
+    installed = [place for root in ("/usr/lib", "/usr/local/lib") for place in glob.glob(f"{root}/python3*/*-packages")]
+    return [*bundled, *installed, *glob.glob("/usr/lib/python3*/ensurepip/_bundled"), *_COLLECTIONS]
 
 
 def remedy(error: str, number: int) -> str:

@@ -4,7 +4,7 @@ import ast
 import hashlib
 
 import shelf
-from attack import Attack, code
+from attack import Cheat, code
 
 REPRODUCTION, UNIT_TESTS = "shelf-limit-reproduction", "shelf-limit-unit_tests"
 
@@ -175,14 +175,12 @@ def unit_tests():
 
 
 ATTACKS = [
-    *(Attack(f"reproduction: {n}", REPRODUCTION, {shelf.REPRODUCTION_PATH: text}) for n, text in reproductions()),
-    *(Attack(f"unit tests: {n}", UNIT_TESTS, {shelf.UNIT_TESTS_PATH: text}) for n, text in unit_tests()),
-    Attack("reproduction: nothing at all", REPRODUCTION),
-    Attack(
-        "reproduction: at another path", REPRODUCTION, {"tests/test_other.py": "def test_it():\n    assert False\n"}
-    ),
-    Attack("unit tests: nothing at all", UNIT_TESTS),
-    Attack(
+    *(Cheat(f"reproduction: {n}", REPRODUCTION, {shelf.REPRODUCTION_PATH: text}) for n, text in reproductions()),
+    *(Cheat(f"unit tests: {n}", UNIT_TESTS, {shelf.UNIT_TESTS_PATH: text}) for n, text in unit_tests()),
+    Cheat("reproduction: nothing at all", REPRODUCTION),
+    Cheat("reproduction: at another path", REPRODUCTION, {"tests/test_other.py": "def test_it():\n    assert False\n"}),
+    Cheat("unit tests: nothing at all", UNIT_TESTS),
+    Cheat(
         "unit tests: a conftest instead",
         UNIT_TESTS,
         {"tests/conftest.py": "def pytest_runtest_setup():\n    assert 0\n"},

@@ -1,7 +1,7 @@
 """Attacks on editing and bug fixing: the bug stays, and the run is made to look as if all tests passed."""
 
 import shelf
-from attack import Attack, code
+from attack import Cheat, code
 
 TASK = "shelf-limit-editing"
 PRICES = "src/shelf/prices.py"
@@ -334,11 +334,11 @@ SUBMISSIONS = {
     """),
 }
 
-ATTACKS = [Attack(name, TASK, changed) for name, changed in SUBMISSIONS.items()]
+ATTACKS = [Cheat(name, TASK, changed) for name, changed in SUBMISSIONS.items()]
 ATTACKS += [
-    Attack("bug fixing: one of two files", "shelf-crash-bug_fixing", {"src/shelf/stock.py": shelf.STOCK}),
-    Attack("bug fixing: nothing at all", "shelf-crash-bug_fixing"),
-    Attack(
+    Cheat("bug fixing: one of two files", "shelf-crash-bug_fixing", {"src/shelf/stock.py": shelf.STOCK}),
+    Cheat("bug fixing: nothing at all", "shelf-crash-bug_fixing"),
+    Cheat(
         "bug fixing: a count that equals everything",
         "shelf-crash-bug_fixing",
         {

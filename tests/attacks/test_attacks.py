@@ -12,10 +12,11 @@ ATTACKS = [*source_attacks.ATTACKS, *fingerprint_attacks.ATTACKS, *answer_attack
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_attack_scores_the_minimum(desk, attack):
+def test_attack_scores_the_minimum(desk, note, attack):
     grade = desk.grade(attack.task_id, attack.changed, submission=attack.submission)
     assert grade.reason is None, grade.detail
-    assert grade.reward == attack.minimum < attack.wants
+    assert grade.reward == attack.minimum
+    note("jail", attack.category, attack.name, attack.aims_for, f"reward {grade.reward:g}")
 
 
 @pytest.mark.parametrize("verdict", ["YES", "NO"])
