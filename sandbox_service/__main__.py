@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from sandbox_service import scratch
 from sandbox_service.backends.base import Backend, Isolation
+from sandbox_service.backends.docker import DockerBackend
 from sandbox_service.backends.jail import JailBackend
 from sandbox_service.backends.unsafe import UnsafeBackend
 from sandbox_service.credentials import ServiceCredentials
@@ -56,7 +57,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--credentials", type=Path, metavar="DIR", help="certificates and token secret; needed beyond loopback"
     )
-    parser.add_argument("--backend", choices=("jail", "unsafe"), default="jail")
+    parser.add_argument("--backend", choices=("jail", "docker", "unsafe"), default="jail")
+    parser.add_argument("--image", metavar="NAME", help="docker: the image of all sandboxes, best as NAME@sha256:...")
+    parser.add_argument("--runtime", metavar="NAME", help="docker: the engine's runtime, such as runsc")
+    parser.add_argument("--pool", type=int, default=2, metavar="N", help="docker: started containers kept of each kind")
     parser.add_argument("--allow-unsafe", action="store_true", help="serve although isolation does not hold")
     parser.add_argument("--state", type=Path, metavar="DIR", help="working folder; a temporary one by default")
     parser.add_argument("--max-sessions", type=int, default=Policy.max_sessions)
@@ -141,9 +145,19 @@ def serve_metrics(metrics: "Metrics", sessions: Sessions, where: str) -> Callabl
 
 async def start_backend(options: argparse.Namespace, state: Path, policy: Policy) -> Backend:
     """Raises IsolationError with the remedy when this host cannot run the jail and --allow-unsafe is not given."""
+    # The service bounds what runs; the backend's own bound must not make anything wait beyond its deadline.
+    running = policy.max_execs + policy.max_test_runs
+    if options.backend == "docker":
+        image, runtime, pool = options.image, options.runtime, options.pool
+        backend = DockerBackend(state, image, runtime=runtime, max_running=running, pool=pool)
+        try:
+            await backend.start()
+            return backend
+        except BaseException:
+            await backend.stop()
+            raise
     if options.backend == "jail":
-        # The service bounds what runs; the jail's own bound must not make anything wait beyond its deadline.
-        backend = JailBackend(state, max_running=policy.max_execs + policy.max_test_runs)
+        backend = JailBackend(state, max_running=running)
         try:
             await backend.start()
             return backend

@@ -21,6 +21,20 @@ def desk(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def engine():
+    """A real container engine with an image; skips where none can be started."""
+    from engine import Dockerd, NoEngine
+
+    dockerd = Dockerd()
+    try:
+        dockerd.start()
+    except NoEngine as e:
+        pytest.skip(f"no container engine: {e}")
+    yield dockerd
+    dockerd.stop()
+
+
+@pytest.fixture(scope="session")
 def program(tmp_path_factory):
     """Starts the programs from the command line."""
     from program import Program

@@ -69,7 +69,7 @@ def main(job: Job, filter_program: bytes, layers: tuple[str, str]) -> None:
             _enter(job, network=True)
             _supervise(job, filter_program)
         elif job.kind == "changed":
-            send_report(job, lambda: _pack(files.changed_files(*layers, job.request["max_bytes"])))
+            send_report(job, lambda: pack(files.changed_files(*layers, job.request["max_bytes"])))
         else:
             _enter(job, network=False)
             send_report(job, lambda: _file_operation(job))
@@ -279,7 +279,7 @@ def send_report(job: Job, operation: Callable[[], bytes]) -> None:
     job.tell("exit 0 0")
 
 
-def _pack(changes: dict[str, bytes | None]) -> bytes:
+def pack(changes: dict[str, bytes | None]) -> bytes:
     """A line of JSON with names and lengths, then the contents."""
     index = [[path, None if data is None else len(data)] for path, data in changes.items()]
     return json.dumps(index).encode() + b"\n" + b"".join(data for data in changes.values() if data)

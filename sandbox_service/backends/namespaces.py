@@ -26,6 +26,7 @@ _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 24, 38, 47
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_CAP_AMBIENT_CLEAR_ALL, _SECCOMP_MODE_FILTER = 4, 2
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
@@ -142,6 +143,11 @@ def loopback_up() -> None:
 def die_with_parent(signal_number: int) -> None:
     """The parent is a thread; and any change of credentials clears this."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl PDEATHSIG")
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of every descendant whose own parent dies."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl CHILD_SUBREAPER")
 
 
 def set_dumpable(dumpable: bool) -> None:

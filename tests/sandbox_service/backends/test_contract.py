@@ -6,8 +6,10 @@ import random
 
 import pytest
 from bench import SMALL, TREE, make_bench
+from engine import IMAGE
 
 from sandbox_service.backends.base import WORKSPACE, Ended, Limits
+from sandbox_service.backends.docker import DockerBackend
 from sandbox_service.backends.jail import JailBackend
 from sandbox_service.backends.unsafe import UnsafeBackend
 from sandbox_service.errors import BadRequest, SandboxError
@@ -41,10 +43,17 @@ print(json.dumps({os.path.normpath(p): open(p).read() for p in files}))
 """
 
 
-@pytest.fixture(scope="module", params=[JailBackend, UnsafeBackend], ids=["jail", "unsafe"])
+@pytest.fixture(scope="module", params=["jail", "unsafe", pytest.param("docker", marks=pytest.mark.deep)])
 def bench(request, tmp_path_factory):
+    if request.param == "docker":
+        engine = request.getfixturevalue("engine")
+
+        def make(state):
+            return DockerBackend(state, IMAGE, socket_path=engine.socket)
+    else:
+        make = {"jail": JailBackend, "unsafe": UnsafeBackend}[request.param]
     with asyncio.Runner() as loop:
-        made = make_bench(loop, request.param, tmp_path_factory.mktemp("contract"))
+        made = make_bench(loop, make, tmp_path_factory.mktemp("contract"))
         yield made
         loop.run(made.backend.stop())
 

@@ -1,0 +1,174 @@
+"""A container engine of the tests' own: Debian's dockerd in a temporary folder, and an image without a registry.
+
+The image is made of the Debian packages that are installed here: everything essential, Python and git.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+IMAGE = "local/sandbox:1"
+_LEFT_OUT = re.compile(
+    r"/usr/share/(doc|man|info|locale|lintian|i18n|zoneinfo)/|/usr/include/|/var/|/boot/|\.pyc$|/test/"
+)
+_LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
+
+
+class NoEngine(Exception):
+    """An engine cannot be started on this machine; the text says why."""
+
+
+class Dockerd:
+    """`start` brings it up with the image loaded; `stop` ends it and removes everything it made."""
+
+    def start(self) -> "Dockerd":
+        if os.geteuid() != 0:
+            raise NoEngine("starting dockerd needs root")
+        if not shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
+            raise NoEngine("no dockerd here; run `apt-get install --no-install-recommends docker.io`")
+        # Short and on a real disk: sockets have 107 bytes, and an overlay cannot stand on an overlay.
+        self.folder = Path(tempfile.mkdtemp(prefix="engine-", dir="/var/tmp"))
+        self.socket = str(self.folder / "s")
+        problems = []
+        try:
+            for storage in ("overlay2", "vfs"):
+                if self._launch(storage):
+                    make_image(self.client())
+                    return self
+                problems.append(f"{storage}: {self._log()}")
+            raise NoEngine("dockerd does not start: " + "; ".join(problems))
+        except BaseException:
+            self.stop()
+            raise
+
+    def _launch(self, storage: str, patience_s: float = 60.0) -> bool:
+        arguments = {
+            "data-root": self.folder / "data",
+            "exec-root": self.folder / "exec",
+            "pidfile": self.folder / "pid",
+            "host": f"unix://{self.socket}",
+            "storage-driver": storage,
+            # Nothing of the machine's network may change.
+            "bridge": "none",
+            "iptables": "false",
+            "ip6tables": "false",
+            "ip-forward": "false",
+        }
+        environment = os.environ | {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+        with (self.folder / "log").open("wb") as log:
+            command = ["dockerd", *(f"--{name}={value}" for name, value in arguments.items())]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with socket.socket(socket.AF_UNIX) as probe:
+                # It listens once it is ready.
+                if probe.connect_ex(self.socket) == 0:
+                    return True
+            time.sleep(0.05)
+        self._end()
+        return False
+
+    def client(self):
+        from docker import APIClient
+
+        return APIClient(base_url=f"unix://{self.socket}", version="auto", timeout=300)
+
+    def containers(self, **filters) -> list[dict]:
+        client = self.client()
+        try:
+            return client.containers(all=True, filters=filters)
+        finally:
+            client.close()
+
+    def _log(self) -> str:
+        lines = (self.folder / "log").read_text(errors="replace").strip().splitlines()
+        return lines[-1][-300:] if lines else "it said nothing"
+
+    def _end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def stop(self) -> None:
+        if hasattr(self, "process"):
+            self._end()
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in sorted((m for m in mounts if m.startswith(f"{self.folder}/")), reverse=True):
+            subprocess.run(["umount", "-l", place], check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def make_image(client) -> None:
+    """Imports a root file system made of installed packages as IMAGE."""
+    with tempfile.NamedTemporaryFile(suffix=".tar") as f:
+        with tarfile.open(fileobj=f, mode="w") as tar:
+            write_root(tar)
+        f.flush()
+        client.import_image_from_file(f.name, repository=IMAGE.partition(":")[0], tag=IMAGE.partition(":")[2])
+    client.close()
+
+
+def write_root(tar: tarfile.TarFile) -> None:
+    added = set()
+    for name in _LINKS:
+        if os.path.islink(f"/{name}"):
+            tar.add(f"/{name}", name)
+            added.add(f"/{name}")
+    for place in ("/dev", "/proc", "/sys", "/tmp", "/run", "/etc/alternatives"):
+        tar.add(place, place[1:], recursive=False)
+        added.add(place)
+    chosen = [*Path("/etc/alternatives").iterdir(), *(p for p in Path("/usr/bin").iterdir() if _is_alternative(p))]
+    for path in [*_files(_closure(["python3", "git", "bash"])), *map(str, chosen)]:
+        real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        if real in added or _LEFT_OUT.search(real) or not os.path.lexists(real):
+            continue
+        added.add(real)
+        tar.add(real, real[1:], recursive=False)
+    if "/usr/bin/python" not in added:
+        link = tarfile.TarInfo("usr/bin/python")
+        link.type, link.linkname = tarfile.SYMTYPE, "python3"
+        tar.addfile(link)
+
+
+def _is_alternative(path: Path) -> bool:
+    return path.is_symlink() and os.readlink(path).startswith("/etc/alternatives/")
+
+
+def _closure(names: list[str]) -> set[str]:
+    """Installed packages: the essential ones, those named, and all that they need."""
+    fields = "${binary:Package}\t${Package}\t${Essential}\t${Provides}\t${Pre-Depends}, ${Depends}\n"
+    text = subprocess.run(["dpkg-query", "-W", f"-f={fields}"], capture_output=True, text=True, check=True).stdout
+    needs: dict[str, str] = {}
+    known: dict[str, str] = {}
+    waiting = list(names)
+    for line in text.splitlines():
+        full, short, essential, provides, depends = line.split("\t")
+        needs[full] = depends
+        for name in [full, short, *re.findall(r"[a-z0-9][a-z0-9+.-]+", re.sub(r"\([^)]*\)", "", provides))]:
+            known.setdefault(name, full)
+        if essential == "yes":
+            waiting.append(full)
+    found: set[str] = set()
+    while waiting:
+        full = known.get(waiting.pop())
+        if full and full not in found:
+            found.add(full)
+            plain = re.sub(r"\([^)]*\)", "", needs[full])
+            waiting += re.findall(r"[a-z0-9][a-z0-9+.-]+", plain)
+    return found
+
+
+def _files(packages: set[str]) -> list[str]:
+    done = subprocess.run(["dpkg-query", "-L", *sorted(packages)], capture_output=True, text=True, check=True)
+    return sorted({line for line in done.stdout.splitlines() if line.startswith("/") and line != "/."})
