@@ -1,4 +1,4 @@
-"""The trainer's side: sessions on one service, with repeats that never run anything twice.
+"""The trainer's side: sessions on one or several services, with repeats that never run anything twice.
 
     async with SandboxClient("unix:/run/sandbox.sock", run_id="run-1") as client:
         await client.wait_ready()
@@ -6,89 +6,134 @@
             reply = await session.exec("python -m pytest -q")
             outcome = await session.score(sandbox_pb2.Submission(), "paper")
 
-A call is repeated, under its own request id, while the service is unreachable (UNAVAILABLE) or busy
-(RESOURCE_EXHAUSTED), each for a limited time. Leases are renewed in the background on the client's event loop: a loop
-that is blocked for two thirds of a lease loses its sessions.
+The address may name several services, separated by commas: each session lives on one of them, chosen by `placement`.
+A call is repeated, under its own request id, while its service is unreachable (UNAVAILABLE) or busy
+(RESOURCE_EXHAUSTED), each for a limited time; an open goes to another service instead where there is one. Leases are
+renewed in the background on the client's event loop: a loop that is blocked for two thirds of a lease loses its
+sessions.
 """
 
 import asyncio
 import contextlib
 import logging
-import random
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from sandbox_service import sandbox_pb2, sandbox_pb2_grpc
-from sandbox_service.errors import BadRequest, IdReused, NotFound, Overloaded, SandboxError, TaskSetError
+from sandbox_service import sandbox_pb2
+from sandbox_service.breaker import Breaker, BreakerConfig
+from sandbox_service.credentials import ClientCredentials, covers, run_of
+from sandbox_service.errors import IdReused, Overloaded, SandboxError
+from sandbox_service.placement import Host, Placement
+from sandbox_service.transport import (
+    OPTIONS,
+    Link,
+    MessageTooLarge,
+    NoAnswer,
+    Patience,
+    ServiceUnreachable,
+    Tries,
+    as_sandbox_error,
+    check_size,
+    dial,
+    unreachable,
+)
+
+__all__ = [
+    "OPTIONS",
+    "Breaker",
+    "BreakerConfig",
+    "MessageTooLarge",
+    "NoAnswer",
+    "Patience",
+    "SandboxClient",
+    "SandboxError",
+    "ServiceUnreachable",
+    "Session",
+]
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Repeats are this module's: it alone knows how long to go on and what the service asked for.
-    ("grpc.enable_retries", 0),
-    # A service that has just started must be found soon, not after gRPC's own back-off of up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A proxy of the environment must never see these calls.
-    ("grpc.enable_http_proxy", 0),
-)
-_ERRORS = {
-    grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.ALREADY_EXISTS: IdReused,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
-    grpc.StatusCode.FAILED_PRECONDITION: TaskSetError,
-}
 EXEC_DEFAULT_S = 30.0
 # Added to an exec's own limit: waiting for a turn, starting, and the way there and back.
 EXEC_MARGIN_S = 15.0
 # A service that is gone has no session left to close.
 CLOSE_GIVE_UP_S = 2.0
+# Services tried one after the other before a pause.
+OPEN_TRIES = 3
+# How often the load of a fleet's services is looked at.
+LOAD_INTERVAL_S = 15.0
 
 
-class ServiceUnreachable(SandboxError):
-    """Nothing answers at the address."""
+class _Service:
+    """One service as this client has it: its link, its sessions here, and what placement knows."""
 
+    def __init__(self, link: Link, host: Host):
+        self.link, self.host = link, host
+        self.sessions: dict[str, Session] = {}
+        # Ids of opens without a known end; to be closed when the service answers again.
+        self.strays: set[str] = set()
+        self.heartbeat: asyncio.Task | None = None
 
-class MessageTooLarge(SandboxError):
-    """A request or a reply is above MAX_MESSAGE_BYTES."""
+    @property
+    def address(self) -> str:
+        return self.host.address
 
+    async def attempt(self, method: str, request: Any, timeout_s: float) -> Any:
+        """One try; its end tells the breaker whether the service answers."""
+        answered = True
+        try:
+            with as_sandbox_error(self.address, timeout_s):
+                return await getattr(self.link.stub, method)(request, timeout=timeout_s)
+        except (ServiceUnreachable, NoAnswer):
+            answered = False
+            raise
+        except asyncio.CancelledError:
+            answered = None
+            raise
+        finally:
+            if answered is not None:
+                self.host.breaker.record(answered, _now())
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to go on; all in seconds."""
+    def add(self, session: "Session") -> None:
+        self.sessions[session.session_id] = session
+        self.host.own = len(self.sessions)
 
-    unreachable_s: float = 30.0
-    busy_s: float = 600.0
-    backoff_s: float = 0.1
-    max_backoff_s: float = 5.0
-    open_s: float = 300.0
-    score_s: float = 1800.0
-    short_s: float = 60.0
+    def drop(self, session_id: str) -> bool:
+        known = self.sessions.pop(session_id, None) is not None
+        self.host.own = len(self.sessions)
+        return known
 
 
 class SandboxClient:
-    """One service, one channel, one run. Make and use it inside one event loop."""
+    """One run's sessions. Make and use it inside one event loop.
 
-    def __init__(self, address: str, run_id: str, *, lease_ttl_s: float = 600.0, patience: Patience | None = None):
-        self.address, self.run_id = address, run_id
-        self._lease_ttl_s, self._patience = lease_ttl_s, patience or Patience()
-        self._sessions: dict[str, Session] = {}
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
-        self._stub = sandbox_pb2_grpc.SandboxServiceStub(self._channel)
-        self._heartbeat: asyncio.Task | None = None
+    `address` is one address or several separated by commas, `credentials` a folder for services beyond loopback; with
+    it the run id is put below the token's run. `connect` makes the link to an address.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        run_id: str,
+        *,
+        lease_ttl_s: float = 600.0,
+        patience: Patience | None = None,
+        credentials: Path | str | None = None,
+        connect: Callable[[str, ClientCredentials | None], Link] = dial,
+    ):
+        files = ClientCredentials(Path(credentials)) if credentials else None
+        scope = run_of(files.token) if files else ""
+        self.address = address
+        self.run_id = run_id if not scope or covers(scope, run_id) else f"{scope}/{run_id}"
+        self._lease_ttl_s, self.patience = lease_ttl_s, patience or Patience()
+        self._placement = Placement([a.strip() for a in address.split(",")])
+        self._services = {a: _Service(connect(a, files), host) for a, host in self._placement.hosts.items()}
 
     async def __aenter__(self) -> "SandboxClient":
         return self
@@ -97,120 +142,189 @@ class SandboxClient:
         await self.close()
 
     async def wait_ready(self, timeout_s: float = 30.0) -> None:
-        """Waits until the service has passed its self-test. Raises ServiceUnreachable."""
-        stub, deadline, last = health_pb2_grpc.HealthStub(self._channel), time.monotonic() + timeout_s, "no answer"
+        """Waits until a service has passed its self-test. Raises ServiceUnreachable."""
+        waiting = [asyncio.create_task(self._ready(s, timeout_s)) for s in self._services.values()]
+        error: Exception | None = None
+        try:
+            for first in asyncio.as_completed(waiting):
+                try:
+                    return await first
+                except ServiceUnreachable as e:
+                    error = error or e
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+        raise error
+
+    async def _ready(self, service: _Service, timeout_s: float) -> None:
+        deadline, last = time.monotonic() + timeout_s, "no answer"
         while (left_s := deadline - time.monotonic()) > 0:
             try:
-                reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=left_s)
+                reply = await service.link.health.Check(health_pb2.HealthCheckRequest(), timeout=left_s)
                 if reply.status == health_pb2.HealthCheckResponse.SERVING:
                     return
                 last = "it is still testing its isolation, or shutting down"
             except grpc.aio.AioRpcError as e:
                 last = e.details() or e.code().name
             await asyncio.sleep(min(0.1, max(left_s, 0)))
-        raise self._unreachable(timeout_s, last)
+        raise unreachable(service.address, f"{last}, for {timeout_s:.0f} s")
+
+    async def infos(self) -> dict[str, sandbox_pb2.InfoReply]:
+        """What the services that answer are. Raises ServiceUnreachable when none does."""
+        services = list(self._services.values())
+        calls = (self._call(s, "Info", sandbox_pb2.InfoRequest(), self.patience.short_s) for s in services)
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        errors = [r for r in replies if isinstance(r, BaseException)]
+        if len(errors) == len(replies) or any(not isinstance(e, SandboxError) for e in errors):
+            raise errors[0]
+        return {s.address: r for s, r in zip(services, replies, strict=True) if not isinstance(r, BaseException)}
 
     async def info(self) -> sandbox_pb2.InfoReply:
-        return await self._call(self._stub.Info, sandbox_pb2.InfoRequest(), self._patience.short_s)
+        """What the first service that answers is."""
+        return next(iter((await self.infos()).values()))
 
     async def open(self, task_set: str, task_id: str, skill: str, session_id: str | None = None) -> "Session":
         """Opens a session on a private copy of the task's repository."""
-        session_id = session_id or uuid.uuid4().hex
         request = sandbox_pb2.OpenRequest(
-            session_id=session_id,
-            run_id=self.run_id,
-            task_set=task_set,
-            task_id=task_id,
-            skill=skill,
-            lease_ttl_s=self._lease_ttl_s,
+            run_id=self.run_id, task_set=task_set, task_id=task_id, skill=skill, lease_ttl_s=self._lease_ttl_s
         )
+        tries, asked = Tries(self.patience), {}
         try:
-            reply = await self._call(self._stub.Open, request, self._patience.open_s)
+            while True:
+                for service in self._candidates(f"{task_set}/{task_id}"):
+                    request.session_id = asked.setdefault(service, session_id or _new_id())
+                    try:
+                        reply = await service.attempt("Open", request, self.patience.open_s)
+                    except IdReused as e:
+                        # An id of our own comes back when its service was lost during the call.
+                        if session_id:
+                            raise
+                        error = e
+                        del asked[service]
+                    except Overloaded as e:
+                        error = e
+                        service.host.full_until = _now() + e.pushback_s
+                        del asked[service]
+                    except (ServiceUnreachable, NoAnswer) as e:
+                        error = e
+                    else:
+                        asked.pop(service)
+                        return self._opened(service, request.session_id, reply)
+                await tries.again(error)
         except asyncio.CancelledError:
-            # The service may have opened it; its lease would hold the place for minutes.
-            await asyncio.shield(self._close_quietly(session_id))
+            # The services may have opened it; its lease would hold the place for minutes.
+            closing = (self._close_quietly(service, id) for service, id in asked.items())
+            await asyncio.shield(asyncio.gather(*closing))
             raise
-        session = self._sessions[session_id] = Session(self, session_id, reply.workspace, reply.lease_ttl_s)
-        if self._heartbeat is None:
-            self._heartbeat = asyncio.create_task(self._keep_renewing())
+        finally:
+            for service, stray in asked.items():
+                service.strays.add(stray)
+
+    def _candidates(self, key: str) -> Iterator[_Service]:
+        """The services to try now. A resting one gets a trial when its pause is over, or when no other is left."""
+        now, tried = _now(), 0
+        order = self._placement.order(key, now)
+        for host in order[:OPEN_TRIES]:
+            if host.breaker.begin(now):
+                tried += 1
+                yield self._services[host.address]
+        if not tried:
+            yield self._services[order[0].address]
+
+    def _opened(self, service: _Service, session_id: str, reply: sandbox_pb2.OpenReply) -> "Session":
+        session = Session(self, service, session_id, reply.workspace, reply.lease_ttl_s)
+        self._keep(session)
         return session
 
-    async def close(self) -> None:
-        """Closes this client's sessions and the channel. Never raises: leases end what cannot be closed now."""
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            await asyncio.wait({self._heartbeat})
-            self._heartbeat = None
-        if self._sessions:
-            await self._close_quietly(*self._sessions)
-        await self._channel.close()
+    def adopt(self, session_id: str, address: str | None = None) -> "Session":
+        """A session that another client of this run has opened, for instance before it crashed."""
+        service = self._services[address or self._placement.order("", _now())[0].address]
+        session = Session(self, service, session_id, "", self._lease_ttl_s)
+        self._keep(session)
+        return session
 
-    async def _close_quietly(self, *session_ids: str) -> None:
+    def _keep(self, session: "Session") -> None:
+        session.service.add(session)
+        for service in self._services.values() if len(self._services) > 1 else [session.service]:
+            if service.heartbeat is None:
+                service.heartbeat = asyncio.create_task(self._look_after(service))
+
+    async def destroy_run(self, run_id: str) -> int:
+        """Closes every session of a run at every service that answers; returns how many there were."""
+        request = sandbox_pb2.CloseRequest(run_id=run_id)
+        calls = (self._call(s, "Close", request, self.patience.short_s) for s in self._services.values())
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        return sum(r.closed for r in replies if not isinstance(r, BaseException))
+
+    async def close(self) -> None:
+        """Closes this client's sessions and links. Never raises: leases end what cannot be closed now."""
+        services = self._services.values()
+        beats = [s.heartbeat for s in services if s.heartbeat is not None]
+        for beat in beats:
+            beat.cancel()
+        if beats:
+            await asyncio.wait(beats)
+        for service in services:
+            service.heartbeat = None
+        await asyncio.gather(*(self._close_quietly(s, *s.sessions, *s.strays) for s in services))
+        await asyncio.gather(*(s.link.close() for s in services))
+
+    async def _close_quietly(self, service: _Service, *session_ids: str) -> None:
+        if not session_ids:
+            return
         for session_id in session_ids:
-            self._sessions.pop(session_id, None)
+            service.drop(session_id)
         request = sandbox_pb2.CloseRequest(session_ids=session_ids, run_id=self.run_id)
         with contextlib.suppress(SandboxError):
-            await self._call(self._stub.Close, request, self._patience.short_s, give_up_s=CLOSE_GIVE_UP_S)
+            await self._call(service, "Close", request, self.patience.short_s, give_up_s=CLOSE_GIVE_UP_S)
+            service.strays -= set(session_ids)
 
-    async def _keep_renewing(self) -> None:
+    async def _look_after(self, service: _Service) -> None:
+        """Renews a service's leases in one call, closes strays, and in a fleet looks at its load."""
+        fleet = len(self._services) > 1
         while True:
-            shortest_s = min((s.lease_ttl_s for s in self._sessions.values()), default=self._lease_ttl_s)
-            await asyncio.sleep(shortest_s / 3)
-            if not self._sessions:
-                continue
-            request = sandbox_pb2.RenewRequest(session_ids=list(self._sessions), lease_ttl_s=self._lease_ttl_s)
+            shortest_s = min((s.lease_ttl_s for s in service.sessions.values()), default=self._lease_ttl_s)
+            await asyncio.sleep(min(shortest_s / 3, LOAD_INTERVAL_S) if fleet else shortest_s / 3)
             try:
-                reply = await self._call(self._stub.Renew, request, self._patience.short_s)
+                await self._renew(service, min(self.patience.short_s, shortest_s / 3))
+                if fleet:
+                    info = await service.attempt("Info", sandbox_pb2.InfoRequest(), self.patience.short_s)
+                    service.host.told_open, service.host.told_most = info.open_sessions, info.max_sessions
             except SandboxError as e:
-                log.warning("leases not renewed: %s", e)
-                continue
-            for session_id in reply.lost:
-                if self._sessions.pop(session_id, None):
-                    log.warning("session %s is lost: its lease had expired or the service restarted", session_id)
+                log.warning("leases at %s not renewed: %s", service.address, e)
 
-    async def _call(self, method: Any, request: Any, timeout_s: float, give_up_s: float | None = None) -> Any:
+    async def _renew(self, service: _Service, timeout_s: float) -> None:
+        if service.strays:
+            await self._close_quietly(service, *service.strays)
+        if not service.sessions:
+            return
+        request = sandbox_pb2.RenewRequest(session_ids=list(service.sessions), lease_ttl_s=self._lease_ttl_s)
+        reply = await self._call(service, "Renew", request, timeout_s)
+        for session_id in reply.lost:
+            if service.drop(session_id):
+                log.warning("session %s is lost: its lease had expired or the service restarted", session_id)
+
+    async def _call(
+        self, service: _Service, method: str, request: Any, timeout_s: float, give_up_s: float | None = None
+    ) -> Any:
         """Calls until an answer, a final error, or the end of patience. `timeout_s` bounds each try."""
-        if request.ByteSize() > MAX_MESSAGE_BYTES:
-            raise MessageTooLarge(
-                f"the request has {request.ByteSize()} bytes, the limit is {MAX_MESSAGE_BYTES}; send less at once"
-            )
-        patience, started, backoff_s = self._patience, time.monotonic(), self._patience.backoff_s
-        give_up_s = patience.unreachable_s if give_up_s is None else give_up_s
+        check_size(request)
+        tries = Tries(self.patience, give_up_s)
         while True:
-            pushback_s = 0.0
             try:
-                return await method(request, timeout=timeout_s)
-            except grpc.aio.AioRpcError as e:
-                waited_s, details = time.monotonic() - started, e.details() or e.code().name
-                if e.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    if "larger than max" in details:
-                        raise MessageTooLarge(f"{details}; the limit is {MAX_MESSAGE_BYTES} bytes") from None
-                    if waited_s > patience.busy_s:
-                        raise Overloaded(f"{self.address}: {details}") from None
-                    pushback_s = _pushback_s(e)
-                elif e.code() is grpc.StatusCode.UNAVAILABLE:
-                    if waited_s > give_up_s:
-                        raise self._unreachable(waited_s, details) from None
-                elif e.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise SandboxError(f"{self.address} gave no answer within {timeout_s:.0f} s") from None
-                else:
-                    raise _ERRORS.get(e.code(), SandboxError)(details) from None
-            await asyncio.sleep(pushback_s + random.uniform(0.5, 1.0) * backoff_s)
-            backoff_s = min(2 * backoff_s, patience.max_backoff_s)
-
-    def _unreachable(self, waited_s: float, details: str) -> ServiceUnreachable:
-        return ServiceUnreachable(
-            f"no sandbox service at {self.address} after {waited_s:.0f} s ({details}); "
-            "start one: python -m sandbox_service --tasks=DIR --bind=ADDRESS"
-        )
+                return await service.attempt(method, request, timeout_s)
+            except (Overloaded, ServiceUnreachable) as e:
+                error = e
+            await tries.again(error)
 
 
 class Session:
     """One open session. Calls may overlap; `close` is safe to repeat."""
 
-    def __init__(self, client: SandboxClient, session_id: str, workspace: str, lease_ttl_s: float):
+    def __init__(self, client: SandboxClient, service: _Service, session_id: str, workspace: str, lease_ttl_s: float):
         self.session_id, self.workspace, self.lease_ttl_s = session_id, workspace, lease_ttl_s
-        self._client = client
+        self.service, self._client = service, client
 
     async def __aenter__(self) -> "Session":
         return self
@@ -221,11 +335,42 @@ class Session:
     async def exec(
         self, command: str, timeout_s: float = EXEC_DEFAULT_S, request_id: str | None = None
     ) -> sandbox_pb2.ExecReply:
-        """Runs a bash command; what it does wrong is in the reply."""
+        """Runs a bash command; what it does wrong is in the reply. Cancelling the call ends the command."""
         request = sandbox_pb2.ExecRequest(
             session_id=self.session_id, request_id=request_id or _new_id(), command=command, timeout_s=timeout_s
         )
-        return await self._client._call(self._client._stub.Exec, request, timeout_s + EXEC_MARGIN_S)
+        try:
+            return await self._call("Exec", request, timeout_s + EXEC_MARGIN_S)
+        except asyncio.CancelledError:
+            await asyncio.shield(self.kill(request.request_id))
+            raise
+
+    async def output(self, request_id: str, offset: int = 0) -> AsyncIterator[tuple[int, bytes]]:
+        """Yields (offset, bytes) of an exec's output while it runs, from `offset` on, to its end.
+
+        Goes on where it was when the connection is lost.
+        """
+        tries = Tries(self._client.patience)
+        while True:
+            request = sandbox_pb2.ReadOutputRequest(session_id=self.session_id, request_id=request_id, offset=offset)
+            try:
+                with as_sandbox_error(self.service.address, 0.0):
+                    async for chunk in self.service.link.stub.ReadOutput(request):
+                        if chunk.HasField("end"):
+                            return
+                        tries = Tries(self._client.patience)
+                        if chunk.data:
+                            yield chunk.offset, chunk.data
+                            offset = chunk.offset + len(chunk.data)
+            except ServiceUnreachable as e:
+                error = e
+            await tries.again(error)
+
+    async def kill(self, request_id: str) -> None:
+        """Ends an exec and all it has started. Never raises for a service that is gone."""
+        request = sandbox_pb2.KillRequest(session_id=self.session_id, request_id=request_id)
+        with contextlib.suppress(SandboxError):
+            await self._call("Kill", request, self._client.patience.short_s, give_up_s=CLOSE_GIVE_UP_S)
 
     async def str_replace(
         self, command: str, path: str, new_text: str = "", old_text: str = "", request_id: str | None = None
@@ -239,7 +384,7 @@ class Session:
             new_text=new_text,
             old_text=old_text,
         )
-        return await self._client._call(self._client._stub.StrReplace, request, self._client._patience.short_s)
+        return await self._call("StrReplace", request, self._client.patience.short_s)
 
     async def score(
         self, submission: sandbox_pb2.Submission, reward_mode: str = "paper", request_id: str | None = None
@@ -251,20 +396,19 @@ class Session:
             submission=submission,
             reward_mode=reward_mode,
         )
-        return await self._client._call(self._client._stub.Score, request, self._client._patience.score_s)
+        return await self._call("Score", request, self._client.patience.score_s)
 
     async def close(self) -> None:
         """Never raises for a service that is gone: the lease ends the session there."""
-        await self._client._close_quietly(self.session_id)
+        await self._client._close_quietly(self.service, self.session_id)
+
+    async def _call(self, method: str, request: Any, timeout_s: float, give_up_s: float | None = None) -> Any:
+        return await self._client._call(self.service, method, request, timeout_s, give_up_s)
 
 
 def _new_id() -> str:
     return uuid.uuid4().hex
 
 
-def _pushback_s(error: grpc.aio.AioRpcError) -> float:
-    """What the service asked for in its trailer, 0 when it asked for nothing."""
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-retry-pushback-ms" and value.isdecimal():
-            return int(value) / 1000
-    return 0.0
+def _now() -> float:
+    return asyncio.get_running_loop().time()

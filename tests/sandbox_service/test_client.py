@@ -139,7 +139,7 @@ def test_heartbeat_keeps_leases_and_their_loss_is_told(tmp_path):
         assert (await client.info()).open_sessions == 1
         assert (await session.exec("echo alive")).output == "alive\n"
         expiring.cancel()
-        client._heartbeat.cancel()
+        session.service.heartbeat.cancel()
         await asyncio.sleep(1.6)
         with pytest.raises(NotFound, match="expired; open a new one"):
             await session.exec("true")
