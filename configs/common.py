@@ -63,6 +63,9 @@ def base_config() -> ConfigDict:
             # Tokens that its cache holds; 0: as many as `rows` episodes can need. With less, episodes that wait for
             # their tools lose theirs when room runs short, and are computed again.
             cache_tokens=0,
+            # Chips of a sampler replica, each with a whole copy of the weights, shared by heads and widths. 0: sampling
+            # uses the learner's mesh and weights as they are, and gathers them in every step.
+            replica_chips=0,
             # What new weights mean for episodes in flight: "keep" what the cache holds, "recompute" it under them, or
             # "drain": turns in the making end under the old ones.
             on_update="keep",

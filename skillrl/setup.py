@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from skillrl.rl.outcomes import TRUNCATION_POLICIES
 from skillrl.rl.packing import DENOMINATORS
 from skillrl.rollout.episode import Budgets
 from skillrl.rollout.tools import MIN_OBSERVATION_TOKENS
+from skillrl.sampling import weights
 from skillrl.sampling.engine import UPDATES, Engine
 from skillrl.tasks.source import read_tasks
 from skillrl.tokenizer import HFTokenizer, SentencePieceTokenizer
@@ -206,6 +208,11 @@ def make_learner(config: ConfigDict, cfg: ModelConfig, mesh: Mesh, *, decay_step
 
 
 def make_engine(config: ConfigDict, policy: Policy, params: models.Params, version: int) -> Engine:
+    """The sampler. Raises ShardingError where its replicas do not divide the devices or the model."""
+    mesh, replica = policy.mesh, {}
+    if config.rollout.replica_chips:
+        mesh = weights.replica_mesh(policy.mesh, config.rollout.replica_chips)
+        replica = {"place": functools.partial(weights.replicate, policy.cfg, mesh)}
     return Engine(
         policy.cfg,
         params,
@@ -213,8 +220,9 @@ def make_engine(config: ConfigDict, policy: Policy, params: models.Params, versi
         streams=config.rollout.rows,
         max_tokens=config.rollout.max_tokens,
         cache_tokens=config.rollout.cache_tokens,
-        mesh=policy.mesh,
+        mesh=mesh,
         version=version,
+        **replica,
     )
 
 

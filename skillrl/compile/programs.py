@@ -15,7 +15,7 @@ from skillrl import setup, sharding
 from skillrl.compile.flops import Flops, decode_flops, gradient_flops, prefill_flops
 from skillrl.models.cache import PagedCache
 from skillrl.models.config import ModelConfig
-from skillrl.sampling import step
+from skillrl.sampling import step, weights
 from skillrl.sampling.batches import batch_of
 from skillrl.sampling.scheduler import Plan, Shapes, num_pages
 
@@ -41,10 +41,13 @@ def programs(config: ConfigDict, cfg: ModelConfig, mesh: Mesh) -> list[Program]:
     setup.check(config)
     learner = setup.make_learner(config, cfg, mesh)
     state = learner.abstract_state()
-    shapes, cache = _cache(config, cfg, mesh)
+    chips = config.rollout.replica_chips
+    sampler_mesh = weights.replica_mesh(mesh, chips) if chips else mesh
+    copies = weights.abstract_weights(cfg, sampler_mesh) if chips else ()
+    shapes, cache = _cache(config, cfg, sampler_mesh)
     return [
-        *_learner_programs(config, cfg, learner, state, cache),
-        *_sampler_programs(config, cfg, mesh, shapes, state, cache),
+        *_learner_programs(config, cfg, learner, state, (cache, copies)),
+        *_sampler_programs(config, cfg, sampler_mesh, shapes, state, copies, cache),
     ]
 
 
@@ -54,17 +57,17 @@ def micro_batches(config: ConfigDict) -> int:
     return math.ceil(tokens / (config.packing.row_tokens * config.learner.micro_rows))
 
 
-def _learner_programs(config, cfg, learner, state, cache):
+def _learner_programs(config, cfg, learner, state, sampler):
     rows, tokens, micro = config.learner.micro_rows, config.packing.row_tokens, micro_batches(config)
     lowered = functools.cache(lambda: learner.lowered(tokens))
-    flops, shape, held = gradient_flops(cfg, rows, tokens), f"{rows} rows x {tokens} tokens", (state.opt_state, cache)
+    flops, shape, held = gradient_flops(cfg, rows, tokens), f"{rows} rows x {tokens} tokens", (state.opt_state, sampler)
 
     def program(name, shape, flops, held, calls):
         return Program(f"learner.{name}", shape, lambda: lowered()[name], flops, held, calls)
 
     yield program("gradient" if micro == 1 else "accumulate", shape, flops, held, micro)
     # A dozen operations a parameter: nothing beside the gradient's.
-    yield program("apply", "all parameters", Flops(0.0, 0.0), cache, 1)
+    yield program("apply", "all parameters", Flops(0.0, 0.0), sampler, 1)
 
 
 def _sampler_programs(config, cfg, mesh, shapes: Shapes, state, cache):
@@ -73,7 +76,7 @@ def _sampler_programs(config, cfg, mesh, shapes: Shapes, state, cache):
 
     def lower():
         with jax.set_mesh(mesh):
-            return step.step.lower(cfg, shapes.decode_steps, state.params, cache, batch)
+            return step.step.lower(cfg, shapes.decode_steps, copies or state.params, cache, batch)
 
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.named(mesh)),
@@ -85,7 +88,7 @@ def _sampler_programs(config, cfg, mesh, shapes: Shapes, state, cache):
         f"{replicas} x ({chunk} tokens, then {rows} rows), cache {pages // cfg.layers} pages x {size}",
         lower,
         prefill_flops(cfg, replicas, chunk, context) + decode_flops(cfg, replicas * rows, context),
-        state.opt_state,
+        (state.opt_state, state.params if copies else ()),
         calls=0,
     )
 

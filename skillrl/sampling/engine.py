@@ -16,7 +16,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -55,7 +55,8 @@ class Engine:
 
     At most `streams` episodes are open at the same time, each of up to `max_tokens` tokens; the cache holds
     `cache_tokens` (0: enough for all of them). `params` must not be donated elsewhere while turns are sampled, until
-    `update` has replaced them. On a mesh each part of the batch axes is a replica with streams and pages of its own.
+    `update` has replaced them. On a mesh each part of the batch axes is a replica with streams and pages of its own;
+    `place` makes of the learner's parameters those that calls use on this mesh.
     """
 
     def __init__(
@@ -70,13 +71,15 @@ class Engine:
         mesh: Mesh | None = None,
         version: int = 0,
         shapes: Shapes | None = None,
+        place: Callable[[Params], Params] = lambda params: params,
     ):
         self.replicas = 1 if mesh is None else sharding.batch_shards(mesh)
         self.shapes = shapes or Shapes.default(-(-streams // self.replicas), cfg.active_params)
         self.max_tokens, self.version = max_tokens, version
         self._num_pages = num_pages(self.shapes, self.replicas, streams, max_tokens, cache_tokens)
         self._schedulers = [Scheduler(self.shapes, self._num_pages) for _ in range(self.replicas)]
-        self._cfg, self._params, self._mesh, self._stop_ids = cfg, params, mesh, tuple(stop_ids)
+        self._cfg, self._mesh, self._stop_ids = cfg, mesh, tuple(stop_ids)
+        self._place, self._params, self._expected = place, place(params), jax.eval_shape(lambda: params)
         self._counters = Counters()
         # Shapes of the calls made so far: each one is a compilation.
         self.compiled: set[tuple[int, int]] = set()
@@ -113,7 +116,7 @@ class Engine:
         """
         if mode not in UPDATES:
             raise ValueError(f"update mode {mode!r}; one of {', '.join(UPDATES)}")
-        _check_like(params, self._params)
+        _check_like(params, self._expected)
         if mode == "drain":
             gate = self._gate = asyncio.Event()
             try:
@@ -122,7 +125,7 @@ class Engine:
             finally:
                 self._gate = None
                 gate.set()
-        self._params, self.version = params, version
+        self._params, self.version = self._place(params), version
         for scheduler in self._schedulers:
             scheduler.new_weights(version, recompute=mode == "recompute")
         # The worker takes one call after the other: when this one's turn has come, the last old one is over.

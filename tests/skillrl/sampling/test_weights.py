@@ -1,0 +1,64 @@
+import asyncio
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skillrl import sharding
+from skillrl.models import policy as models
+from skillrl.models.config import ModelConfig
+from skillrl.sampling import weights
+from skillrl.sampling.engine import Engine
+
+CFG = ModelConfig(
+    vocab=64, embed=16, layers=2, q_heads=4, kv_heads=2, head_dim=8, mlp=32, dtype="bfloat16", experts=4,
+    experts_per_token=2, expert_mlp=16, first_dense_layers=1, family="glm4_moe", router="sigmoid", qkv_bias=True,
+)  # fmt: skip
+
+
+def hidden(params):
+    tokens = jnp.arange(24).reshape(2, 12)
+    positions, segments = jnp.broadcast_to(jnp.arange(12), (2, 12)), jnp.ones((2, 12), jnp.int32)
+    policy = models.merge(CFG, params)
+    return policy.logits(policy(tokens, positions, segments))
+
+
+def test_rounded_weights_are_the_same_policy():
+    """The layers round weights to the arithmetic's dtype themselves; what they do not round stays as it is."""
+    mesh = sharding.make_mesh({}, devices=jax.devices()[:1])
+    params = models.init_params(CFG, jax.random.key(0))
+    copies = weights.replicate(CFG, mesh, params)
+    assert copies["blocks"]["gate_DF"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(hidden(copies), hidden(params))
+
+
+@pytest.mark.deep
+def test_replicas_hold_all_weights_and_sample_as_the_learner_s_mesh_does():
+    learner_mesh = sharding.make_mesh({"fsdp": 4, "expert": 2})
+    mesh = weights.replica_mesh(learner_mesh, 2)
+    params = models.split(models.Policy.create(CFG, learner_mesh, seed=0))
+    copies = weights.replicate(CFG, mesh, params)
+    gate = copies["moe_blocks"]["expert_gate_EDF"]
+    assert gate.sharding.shard_shape(gate.shape) == (1, 4, 16, 8)
+
+    async def play(mesh, place):
+        async with Engine(CFG, params, stop_ids=(0,), streams=8, max_tokens=32, mesh=mesh, place=place) as engine:
+            stream = await engine.open(seed=1, temperature=0.0)
+            first = await engine.generate(stream, [3, 4, 5], budget=6)
+            await engine.update(jax.tree.map(lambda x: x * 1.5, params), version=1)
+            return [first, await engine.generate(stream, [6], budget=6)]
+
+    apart = asyncio.run(play(mesh, lambda params: weights.replicate(CFG, mesh, params)))
+    shared = asyncio.run(play(learner_mesh, lambda params: params))
+    for one, other in zip(apart, shared, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        # bfloat16 sums in another order.
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=0.05)
+
+
+def test_replicas_that_do_not_divide_are_refused():
+    with pytest.raises(sharding.ShardingError, match="3"):
+        weights.replica_mesh(sharding.make_mesh(), 3)
+    with pytest.raises(sharding.ShardingError, match="kv_heads|k_DKH"):
+        weights.abstract_weights(CFG, weights.replica_mesh(sharding.make_mesh(), 4))
