@@ -310,7 +310,7 @@ class Sessions:
             async with self._opens.take():
                 base = await self._trees.materialise(session.task_set, instance.tree, session.task.visible)
                 packages = await self._trees.packages_dir(environment.packages)
-                workspace = await self._backend.open_workspace(base, packages=packages)
+                workspace = await self._backend.open_workspace(base, packages=packages, run_id=session.run_id)
         except BaseException:
             self._leases.forget(session)
             self._journal_closed(session)

@@ -133,11 +133,12 @@ class Backend(ABC):
 
     @abstractmethod
     async def open_workspace(
-        self, base: Path, *, packages: Path | None = None, limits: Limits | None = None
+        self, base: Path, *, packages: Path | None = None, limits: Limits | None = None, run_id: str = ""
     ) -> Workspace:
         """A fresh workspace over the read-only directory `base`.
 
         `packages` is a directory of importable distributions; None gives pytest and its dependencies alone.
+        `run_id` is the run that it is for: a mark on whatever of it the host's tools show.
         """
 
     @abstractmethod

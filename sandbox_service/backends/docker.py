@@ -105,7 +105,7 @@ class DockerBackend(Backend):
         return isolation
 
     async def open_workspace(
-        self, base: Path, *, packages: Path | None = None, limits: Limits | None = None
+        self, base: Path, *, packages: Path | None = None, limits: Limits | None = None, run_id: str = ""
     ) -> "DockerWorkspace":
         if self._packages is None:
             raise SandboxError("the docker backend is not running; await start() first")
@@ -118,7 +118,8 @@ class DockerBackend(Backend):
             archive = await asyncio.to_thread(self._archives.of, base)
         finally:
             os.close(held)
-        kind = Kind(packages or self._packages, replace(Limits(), **_of_container(limits)), _room_mib(archive))
+        shared = replace(Limits(), **_of_container(limits))
+        kind = Kind(packages or self._packages, shared, _room_mib(archive), run_id)
         container = await self.pool.take(kind)
         workspace = DockerWorkspace(self, container, archive, limits)
         self._workspaces.add(workspace)
@@ -212,7 +213,6 @@ class DockerWorkspace(Workspace):
             "limits": {
                 "memory_bytes": limits.memory_mib << 20,
                 "open_files": limits.open_files,
-                "disk_bytes": self._limits.disk_mib << 20,
             },
             "output_bytes": limits.output_stop_bytes,
             "report_bytes": _REPORT_BYTES,

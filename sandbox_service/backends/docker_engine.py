@@ -142,12 +142,6 @@ class Engine:
             return f"the container ended at once ({why}): the image needs python3 (3.10 or later, with ctypes) on PATH"
         return "the container ended at once"
 
-    async def remove_by_label(self, label: str, value: str) -> int:
-        """Destroys every container that carries the label, whoever made it; returns how many."""
-        found = await self.call(_list, f"{label}={value}")
-        await asyncio.gather(*(self.call(_remove, item["Id"]) for item in found))
-        return len(found)
-
     async def remove_orphans(self) -> int:
         """Destroys what services that are no more left behind; returns how much."""
         found = [c for c in await self.call(_list, LABEL) if _is_orphan(c, self.owner)]
@@ -179,6 +173,7 @@ class Engine:
                 "labels": {LABEL: self.owner, RUN_LABEL: kind.run_id},
                 "stdin_open": True,
                 "detach": False,
+                "healthcheck": {"test": ["NONE"]},
             },
             "host": {
                 "network_mode": "none",

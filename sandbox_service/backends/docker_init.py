@@ -304,7 +304,6 @@ def _be_warden(running: Running, filter_program: bytes) -> None:
     # The image's own environment, below what was asked for.
     running.request["env"] = {**os.environ, **running.request["env"]}
     jobs.lower(resource.RLIMIT_CORE, 0)
-    jobs.lower(resource.RLIMIT_FSIZE, running.request["limits"]["disk_bytes"])
     running.tell("start")
     started = time.monotonic()
     pid = os.fork()
@@ -445,6 +444,7 @@ def _read_all(fd: int) -> None:
 def main() -> None:
     """Never returns."""
     ns.set_dumpable(False)
+    os.environ.pop("HOSTNAME", None)
     jobs.reset_signals()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     # What the runs of the harness share. Packages without pytest are for commands alone.

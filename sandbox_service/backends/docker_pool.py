@@ -10,7 +10,7 @@ from sandbox_service.errors import SandboxError
 
 log = logging.getLogger(__name__)
 
-_KINDS_KEPT = 4
+_KINDS_KEPT = 8
 _PING_PATIENCE_S = 2.0
 
 

@@ -3,6 +3,7 @@
 `Archives` is the service's side; `unpack` and `changed_files` run inside the container.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -19,7 +20,9 @@ Index = Mapping[str, tuple[int, str]]
 # What an entry costs beside its content.
 _ENTRY_BYTES = 100
 # Nobody nests a source tree so deep; a program that does wants to break what walks it.
-MAX_DEPTH = 200
+MAX_DEPTH = 100
+# It is gone, or something else has taken its place, since it was looked at.
+_VANISHED = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO})
 _BLOCK = 4096
 
 
@@ -92,7 +95,7 @@ def unpack(stream: BinaryIO, root: str) -> None:
 def changed_files(root: str, index: Index, max_bytes: int) -> dict[str, bytes | None]:
     """Regular files below `root` that differ from the index; None for those that are no more. Follows no symlink.
 
-    Raises ValueError when that is more than `max_bytes`, or the tree is too deep.
+    What vanishes meanwhile is left out. Raises ValueError when that is more than `max_bytes`, or the tree is too deep.
     """
     changes: dict[str, bytes | None] = {}
     seen: set[str] = set()
@@ -114,12 +117,19 @@ def _changed_below(
         raise ValueError(f"directories are nested deeper than {MAX_DEPTH}")
     try:
         for name in sorted(os.listdir(fd)):
-            path, mode = prefix + name, os.lstat(name, dir_fd=fd).st_mode
-            if stat.S_ISDIR(mode):
-                below = _open(name, fd, os.O_DIRECTORY)
+            path, data = prefix + name, None
+            try:
+                mode = os.lstat(name, dir_fd=fd).st_mode
+                below = _open(name, fd, os.O_DIRECTORY) if stat.S_ISDIR(mode) else None
+                if stat.S_ISREG(mode):
+                    data = _read_at(fd, name, max_bytes)
+            except OSError as e:
+                if e.errno in _VANISHED:
+                    continue
+                raise
+            if below is not None:
                 yield from _changed_below(below, path + "/", depth + 1, index, seen, max_bytes)
-            elif stat.S_ISREG(mode):
-                data = _read_at(fd, name, max_bytes)
+            elif data is not None:
                 seen.add(path)
                 known = index.get(path)
                 if known is None or known[0] != len(data) or known[1] != hashlib.sha256(data).hexdigest():

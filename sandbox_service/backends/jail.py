@@ -95,7 +95,7 @@ class JailBackend(Backend):
         return isolation
 
     async def open_workspace(
-        self, base: Path, *, packages: Path | None = None, limits: Limits | None = None
+        self, base: Path, *, packages: Path | None = None, limits: Limits | None = None, run_id: str = ""
     ) -> "JailWorkspace":
         if self.supervisor is None:
             raise SandboxError("the jail is not running; await start() first")

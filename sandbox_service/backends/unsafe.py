@@ -60,7 +60,7 @@ class UnsafeBackend(Backend):
         return Isolation({}, dict.fromkeys(sorted(ATTACKS), "not attacked: the unsafe backend isolates nothing"))
 
     async def open_workspace(
-        self, base: Path, *, packages: Path | None = None, limits: Limits | None = None
+        self, base: Path, *, packages: Path | None = None, limits: Limits | None = None, run_id: str = ""
     ) -> "UnsafeWorkspace":
         if not Path(base).is_dir():
             raise BadRequest(f"no directory to open a workspace over: {base}")

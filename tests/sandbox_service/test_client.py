@@ -148,9 +148,9 @@ def test_heartbeat_keeps_leases_and_their_loss_is_told(tmp_path):
 
 
 class SlowBackend(PlainBackend):
-    async def open_workspace(self, base, *, packages=None, limits=None):
+    async def open_workspace(self, base, **options):
         await asyncio.sleep(0.3)
-        return await super().open_workspace(base, packages=packages, limits=limits)
+        return await super().open_workspace(base, **options)
 
 
 def test_an_open_given_up_is_closed(tmp_path):
