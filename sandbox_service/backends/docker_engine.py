@@ -26,7 +26,7 @@ LABEL, RUN_LABEL = "skillrl.owner", "skillrl.run"
 _THREADS, _SDK_TIMEOUT_S = 8, 120
 _READY_TIMEOUT_S = 60.0
 # For process 1 and the trusted operations: an interpreter that has imported pytest, and copies of it.
-_OWN_MIB = 64
+_OWN_MIB = 40
 T = TypeVar("T")
 
 
@@ -157,7 +157,8 @@ class Engine:
     def _settings(self, kind: Kind) -> dict:
         """Arguments of the SDK's create_container and create_host_config."""
         limits, disk = kind.limits, kind.limits.disk_mib
-        memory = (limits.memory_mib + kind.tree_mib + 2 * disk + _OWN_MIB) << 20
+        # Files are memory too. Full disks must leave room for what reads them back.
+        memory = (max(limits.memory_mib, 3 * disk) + kind.tree_mib + _OWN_MIB) << 20
         owned = f"uid={SANDBOX_ID},gid={SANDBOX_ID}"
         return {
             "container": {
