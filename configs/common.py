@@ -103,9 +103,19 @@ def base_config() -> ConfigDict:
     # Tokens of a packed row; denominators of the loss ("skill_token_mean", "token_mean", "sequence_mean").
     # `rows` is used by the warm-up of the supervised program alone.
     c.packing = ConfigDict(dict(row_tokens=32_768, denominator="skill_token_mean", rows=0))
-    # address "": a service embedded in this process's life. Training stops when more than `max_infra_share` of a
-    # step's episodes are lost to faults of the service.
-    c.sandbox = ConfigDict(dict(address="", allow_unsafe=False, max_in_flight=256, max_infra_share=0.3))
+    # address "": a service embedded in this process's life; else one or several, separated by commas. credentials: the
+    # client's folder for services beyond loopback. Training stops when more than `max_infra_share` of a step's
+    # episodes are lost to faults of the service; while most are, new ones wait, for at most `max_outage_s`.
+    c.sandbox = ConfigDict(
+        dict(
+            address="",
+            credentials="",
+            allow_unsafe=False,
+            max_in_flight=256,
+            max_infra_share=0.3,
+            max_outage_s=300.0,
+        )
+    )
     c.checkpoint = ConfigDict(dict(every_steps=10, keep=3))
     # every_steps 0: only before and after training. suites: splits of the task set; max_tasks: of each suite and skill,
     # 0 for all.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skillrl.types import Episode, Status
+from skillrl.types import UNGRADABLE_REASONS, Episode, Status
 
 LOG_NAME = "metrics.jsonl"
 
@@ -61,7 +61,8 @@ def rollout_metrics(groups: Sequence[Sequence[Episode]], score) -> dict[str, flo
 
     `score(episode)` maps a graded episode to [0, 1]. Names are `SKILL/reward`, `/score`, `/pass_rate` (share with the
     maximal reward), `/tokens`, `/turns`, `/truncated`, `/malformed`, `/ungradable` (shares of episodes) and
-    `/zero_variance` (share of groups whose graded rewards are all equal).
+    `/zero_variance` (share of groups whose graded rewards are all equal). Of all skills: `episodes` and, by reason,
+    how many were `ungradable/REASON`.
     """
     by_skill = defaultdict(list)
     for group in groups:
@@ -84,6 +85,9 @@ def rollout_metrics(groups: Sequence[Sequence[Episode]], score) -> dict[str, flo
         }
         scalars.update({f"{skill}/{name}": value for name, value in values.items()})
     episodes = [e for group in groups for e in group]
+    scalars["episodes"] = len(episodes)
+    for reason in UNGRADABLE_REASONS:
+        scalars[f"ungradable/{reason}"] = sum(e.outcome.reason == reason for e in episodes)
     for part in ("sampling", "tools", "grading"):
         scalars[f"times/{part}_wait_s_per_episode"] = _mean([e.times_s.get(part, 0.0) for e in episodes])
     return scalars

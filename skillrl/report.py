@@ -7,7 +7,7 @@ from pathlib import Path
 
 from skillrl.evaluate import change_of, mean_row, show_score, suites_of
 from skillrl.metrics import read_metrics
-from skillrl.types import COMPOSITE_KINDS, SKILLS, Episode
+from skillrl.types import COMPOSITE_KINDS, SKILLS, UNGRADABLE_REASONS, Episode
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed")
 STYLE = """
@@ -52,6 +52,14 @@ def curves(rows: Sequence[Mapping], metric: str, skills: Sequence[str], *, windo
     return f'<svg viewBox="0 0 {width} {height}" role="img">{body}</svg><p>{" &nbsp; ".join(legend)}</p>'
 
 
+def ungradable(rows: Sequence[Mapping]) -> str:
+    """How many episodes of training could not be graded, by whose fault, and how many were played once more."""
+    counts = {reason: int(sum(row.get(f"ungradable/{reason}", 0) for row in rows)) for reason in UNGRADABLE_REASONS}
+    episodes, replays = (int(sum(row.get(name, 0) for row in rows)) for name in ("episodes", "replays"))
+    by_reason = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+    return f"{sum(counts.values())} of {episodes} ({by_reason}); played once more: {replays}"
+
+
 def _row(cell: str, name: str, s: Mapping) -> str:
     values = [show_score(s["before"]), show_score(s["after"]), show_score(change_of(s), "+.3f")]
     values += [show_score(s["stderr"]), s["n"], s["ungradable"]]
@@ -83,6 +91,8 @@ def write_report(workdir: Path, title: str, facts: Mapping[str, object], episode
     """Writes WORKDIR/report.html from the workdir's metrics and summary, and the given sample of episodes."""
     rows = read_metrics(workdir)
     summary_file = workdir / "summary.json"
+    if rows:
+        facts = {**facts, "training episodes without a reward": ungradable(rows)}
     tables = '<p class="note">Not evaluated yet.</p>'
     if summary_file.exists():
         summary = json.loads(summary_file.read_text(encoding="utf-8"))

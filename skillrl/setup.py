@@ -108,15 +108,21 @@ async def sandbox_client(config: ConfigDict, task_dir: Path, run_id: str) -> Asy
         if not address:
             service = embedded_service([task_dir], allow_unsafe=config.sandbox.allow_unsafe)
             address = await stack.enter_async_context(service)
-        client = await stack.enter_async_context(SandboxClient(address, run_id))
+        client = SandboxClient(address, run_id, credentials=config.sandbox.credentials or None)
+        await stack.enter_async_context(client)
         await client.wait_ready()
-        info = await client.info()
-        if info.unsafe and not config.sandbox.allow_unsafe:
+        unsafe = [address for address, info in (await client.infos()).items() if info.unsafe]
+        if unsafe and not config.sandbox.allow_unsafe:
             raise ConfigError(
-                f"the service at {address} runs without isolation; start it without --allow-unsafe, or accept that "
+                f"the service at {unsafe[0]} runs without isolation; start it without --allow-unsafe, or accept that "
                 "with --config.sandbox.allow_unsafe=True"
             )
         yield client
+
+
+def max_outage_s(config: ConfigDict) -> float:
+    """How long to wait for a service that fails; one that is embedded in this process's life does not come back."""
+    return config.sandbox.max_outage_s if config.sandbox.address else 0.0
 
 
 def load_policy(config: ConfigDict) -> Policy:

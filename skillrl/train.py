@@ -110,6 +110,7 @@ def _collector(run: Run, client: SandboxClient) -> Collector:
         setup.make_budgets(run.config),
         max_in_flight=run.config.sandbox.max_in_flight,
         reward_mode=run.config.reward.mode,
+        max_outage_s=setup.max_outage_s(run.config),
     )
 
 
@@ -144,6 +145,7 @@ async def _train_step(run: Run) -> dict[str, float]:
     graded = [e for g in played for e in g if e.outcome.graded]
     scalars["score"] = sum(map(evaluate.score_of, graded)) / max(len(graded), 1)
     scalars["admitted_groups"] = len(admitted)
+    scalars["replays"] = run.collector.take_replays()
 
     episodes = [e for group in admitted for e in group]
     learning = time.monotonic()
@@ -156,6 +158,7 @@ async def _train_step(run: Run) -> dict[str, float]:
             rows_multiple=config.learner.micro_rows,
             denominator=config.packing.denominator,
         )
+        run.engine.rest()
         # In a thread: the client's lease renewals go on meanwhile.
         run.state, update = await asyncio.to_thread(run.learner.update, run.state, batch)
         scalars |= {f"learner/{name}": value for name, value in update.items()}

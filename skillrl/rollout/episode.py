@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Turns in a row that are no valid call before the episode ends.
 MAX_MALFORMED = 3
+_TIMES = ("sampling", "tools", "grading")
 
 
 @dataclass(frozen=True)
@@ -190,13 +191,23 @@ async def run_episode(
     except Exception as e:
         logger.warning("episode %s: %s", attempt.episode_id, e, exc_info=True)
         status, outcome = Status.INFRA_ERROR, Outcome(None, reason="infra", detail=f"{type(e).__name__}: {e}")
+    return _episode(attempt, run.stream, run.times_s, status, outcome)
+
+
+def lost_episode(attempt: Attempt, detail: str) -> Episode:
+    """An episode without a token, lost to the service before it began."""
+    stream, times_s = Stream(), dict.fromkeys(_TIMES, 0.0)
+    return _episode(attempt, stream, times_s, Status.INFRA_ERROR, Outcome(None, reason="infra", detail=detail))
+
+
+def _episode(attempt: Attempt, stream: Stream, times_s, status: Status, outcome: Outcome) -> Episode:
     return Episode(
         episode_id=attempt.episode_id,
         group_id=attempt.group_id,
         task=attempt.task,
-        turns=tuple(run.stream.turns),
+        turns=tuple(stream.turns),
         status=status,
         outcome=outcome,
-        times_s={name: run.times_s[name] for name in ("sampling", "tools", "grading")},
-        **run.stream.arrays(),
+        times_s={name: times_s[name] for name in _TIMES},
+        **stream.arrays(),
     )

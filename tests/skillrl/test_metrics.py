@@ -71,6 +71,10 @@ def test_scalars_of_a_skill_by_hand():
             "localization/ungradable": 0.25,
             # The second group has one graded reward.
             "localization/zero_variance": 0.5,
+            "episodes": 4,
+            "ungradable/infra": 1,
+            "ungradable/task": 0,
+            "ungradable/grader": 0,
             "times/sampling_wait_s_per_episode": 0.0,
             "times/tools_wait_s_per_episode": 1.5,
             "times/grading_wait_s_per_episode": 0.25,

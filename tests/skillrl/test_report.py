@@ -81,6 +81,19 @@ def test_page_is_self_contained_and_shows_all(tmp_path):
     assert cells[i + 1 : i + 7] == ["0.250", "0.750", "+0.500", "0.000", "2", "2"]
 
 
+def test_every_episode_without_a_reward_is_counted(tmp_path):
+    metrics = Metrics(tmp_path)
+    metrics.write(
+        0, {"episodes": 20, "ungradable/infra": 3, "ungradable/task": 1, "ungradable/grader": 0, "replays": 5}
+    )
+    metrics.write(
+        1, {"episodes": 25, "ungradable/infra": 0, "ungradable/task": 1, "ungradable/grader": 2, "replays": 2}
+    )
+    metrics.close()
+    text = write_report(tmp_path, "run", {}, []).read_text()
+    assert "7 of 45 (infra 3, task 2, grader 2); played once more: 7" in text
+
+
 def test_a_run_without_anything_still_gives_a_page(tmp_path):
     text = write_report(tmp_path, "empty", {}, []).read_text()
     for note in ("Not evaluated yet.", "No step was logged.", "No episode was kept."):

@@ -75,6 +75,38 @@ def test_an_episode_lost_twice_stays_ungradable_and_loses_no_other(sandbox, chat
     assert len(sandbox.sessions) == 2 + 4 + 2
 
 
+def outage(sandbox, chat, budgets, make_task, max_outage_s, repaired_s):
+    """Plays 60 episodes, at most 20 at once, on a service that fails until `repaired_s`; returns them."""
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        sandbox.failures_left = 10**9
+        loop.call_later(repaired_s, setattr, sandbox, "failures_left", 0)
+        agents = ScriptedAgents(run_bash, chat)
+        collector = Collector(agents, sandbox, chat, budgets, max_in_flight=20, max_outage_s=max_outage_s)
+        (group,) = await collector.collect([make_task()], 60, seed=0)
+        return group, collector.take_replays()
+
+    return asyncio.run(run())
+
+
+def test_while_the_service_fails_new_episodes_wait(sandbox, chat, budgets, make_task):
+    group, replays = outage(sandbox, chat, budgets, make_task, max_outage_s=60.0, repaired_s=0.5)
+    # Sixteen failures open the breaker; those are at most eight episodes that failed twice.
+    assert sum(not e.outcome.graded for e in group) <= 8
+    assert len(sandbox.sessions) <= 60 + 2 * 20
+    assert replays <= 2 * 20
+
+
+def test_after_a_long_outage_episodes_are_lost_without_being_played(sandbox, chat, budgets, make_task):
+    group, _ = outage(sandbox, chat, budgets, make_task, max_outage_s=0.0, repaired_s=60.0)
+    assert not any(e.outcome.graded for e in group)
+    unplayed = [e for e in group if e.outcome.detail.startswith("not played: the sandbox service has been failing")]
+    assert len(unplayed) >= 30
+    assert all(len(e.tokens) == 0 and e.status is Status.INFRA_ERROR for e in unplayed)
+    assert len(sandbox.sessions) < 60
+
+
 def test_a_faulty_task_is_not_played_again(sandbox, chat, budgets, make_task):
     sandbox.reply = pb.ScoreReply(graded=False, reason="task", detail="gold fails")
     (group,) = collect(sandbox, chat, budgets, [make_task()], 2)
