@@ -11,15 +11,21 @@ has been made: learning rates and batch sizes are starting points, not measured 
 from configs import common
 
 # topology: the slice. mesh: its axes. micro_rows: packed rows of max_tokens each, over the whole mesh. rows: episodes
-# in the sampler's cache. With parts of 128 or more of the embedding width (4096 over 32 devices) the compiler gathers
-# weights while it multiplies; with smaller ones it adds up whole weights instead: twice the bytes, and no overlap.
+# open in the sampler. replica_chips: those that share one copy of the weights there. With parts of 128 or more of the
+# embedding width (4096 over 32 devices) the learner gathers weights while it multiplies; with smaller ones it
+# adds up whole weights instead: twice the bytes, and no overlap.
 MODELS = {
-    "qwen3-8b": dict(topology="v5p:2x4x4", mesh=dict(fsdp=32), micro_rows=32),
-    "llama-3.1-8b": dict(topology="v5p:2x4x4", mesh=dict(fsdp=32), micro_rows=32),
-    "qwen3-32b": dict(topology="v5p:4x4x4", mesh=dict(fsdp=32, tensor=2), micro_rows=32),
-    "qwen3-coder-30b-a3b": dict(topology="v5p:4x4x4", mesh=dict(fsdp=16, expert=4), micro_rows=64),
+    "qwen3-8b": dict(topology="v5p:2x4x4", mesh=dict(fsdp=32), micro_rows=32, replica_chips=4),
+    "llama-3.1-8b": dict(topology="v5p:2x4x4", mesh=dict(fsdp=32), micro_rows=32, replica_chips=4),
+    "qwen3-32b": dict(topology="v5p:4x4x4", mesh=dict(fsdp=32, tensor=2), micro_rows=32, replica_chips=8),
+    "qwen3-coder-30b-a3b": dict(topology="v5p:4x4x4", mesh=dict(fsdp=16, expert=4), micro_rows=64, replica_chips=4),
     "glm-4.5-air": dict(
-        topology="v5p:4x4x4", mesh=dict(fsdp=16, expert=4), micro_rows=64, rows=64, first_moment="bfloat16"
+        topology="v5p:4x4x4",
+        mesh=dict(fsdp=16, expert=4),
+        micro_rows=64,
+        rows=64,
+        replica_chips=8,
+        first_moment="bfloat16",
     ),
     "glm-4.5-air-128k": dict(
         variant="glm-4.5-air",
@@ -27,6 +33,7 @@ MODELS = {
         mesh=dict(fsdp=16, expert=4, context=4),
         micro_rows=64,
         rows=64,
+        replica_chips=8,
         max_tokens=131_072,
         first_moment="bfloat16",
     ),
@@ -46,7 +53,7 @@ def get_config(arg: str = ""):
     c.policy.update(dict(dtype="bfloat16", remat="full", unroll=1))
     c.topology = model["topology"]
     c.mesh.update(dict(fsdp=1) | model["mesh"])
-    c.rollout.update(dict(max_tokens=max_tokens, rows=model.get("rows", 128)))
+    c.rollout.update(dict(max_tokens=max_tokens, rows=model.get("rows", 128), replica_chips=model["replica_chips"]))
     c.packing.row_tokens = max_tokens
     # 1024 tokens at a time keep the head's product busy with arithmetic, not with reading its weights.
     c.learner.update(dict(micro_rows=model["micro_rows"], logprob_chunk=1024))

@@ -2,7 +2,7 @@ r"""Compiles a config's train step and sampler step for TPUs that are not there,
 
     python -m skillrl.compile --config=configs/joint.py:model=qwen3-8b --topology=v5p:4x4x4 [--slices=2]
         [--programs=learner.gradient,learner.apply] [--config.learner.micro_rows=32 ...]
-    python -m skillrl.compile --table=configs/joint.py      # the learner of every model there, as the README has it
+    python -m skillrl.compile --table=configs/joint.py      # every model there, as the README has it
 
 Nothing runs: the figures are the compiler's (memory, collectives), counted (FLOPs), or follow from published peaks
 (bounds). Exit status 1 where a program does not fit. The last line is one JSON object with all figures.

@@ -46,7 +46,7 @@ def programs(config: ConfigDict, cfg: ModelConfig, mesh: Mesh) -> list[Program]:
     copies = weights.abstract_weights(cfg, sampler_mesh) if chips else ()
     shapes, cache = _cache(config, cfg, sampler_mesh)
     return [
-        *_learner_programs(config, cfg, learner, state, (cache, copies)),
+        *_learner_programs(config, cfg, learner, state),
         *_sampler_programs(config, cfg, sampler_mesh, shapes, state, copies, cache),
     ]
 
@@ -57,20 +57,20 @@ def micro_batches(config: ConfigDict) -> int:
     return math.ceil(tokens / (config.packing.row_tokens * config.learner.micro_rows))
 
 
-def _learner_programs(config, cfg, learner, state, sampler):
+def _learner_programs(config, cfg, learner, state):
     rows, tokens, micro = config.learner.micro_rows, config.packing.row_tokens, micro_batches(config)
     lowered = functools.cache(lambda: learner.lowered(tokens))
-    flops, shape, held = gradient_flops(cfg, rows, tokens), f"{rows} rows x {tokens} tokens", (state.opt_state, sampler)
+    flops, shape, held = gradient_flops(cfg, rows, tokens), f"{rows} rows x {tokens} tokens", state.opt_state
 
     def program(name, shape, flops, held, calls):
         return Program(f"learner.{name}", shape, lambda: lowered()[name], flops, held, calls)
 
     yield program("gradient" if micro == 1 else "accumulate", shape, flops, held, micro)
     # A dozen operations a parameter: nothing beside the gradient's.
-    yield program("apply", "all parameters", Flops(0.0, 0.0), sampler, 1)
+    yield program("apply", "all parameters", Flops(0.0, 0.0), (), 1)
 
 
-def _sampler_programs(config, cfg, mesh, shapes: Shapes, state, cache):
+def _sampler_programs(config, cfg, mesh, shapes: Shapes, state, copies, cache):
     replicas = sharding.batch_shards(mesh)
     rows, chunk, context = shapes.rows[-1], shapes.chunks[-1], config.rollout.max_tokens
 

@@ -9,7 +9,7 @@ import jax
 
 from skillrl.compile.session import compile_config
 
-_LEARNER = ("learner.accumulate", "learner.apply")
+_PROGRAMS = ("learner.accumulate", "learner.apply", "sampler.step")
 _HEAD = (
     "`:model=`",
     "parameters (active)",
@@ -21,11 +21,14 @@ _HEAD = (
     "sent, GiB a chip",
     "at least, s",
     "MFU at most",
+    "sampler",
+    "its peak + held",
+    "its sent",
 )
 
 
 def print_table(file: Path) -> list[dict]:
-    """Compiles the learner of every model in the config file's MODELS, a row of the table each; returns all figures."""
+    """Compiles every model in the config file's MODELS, a row of the table each; returns all figures."""
     spec = importlib.util.spec_from_file_location("shipped", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -33,7 +36,7 @@ def print_table(file: Path) -> list[dict]:
     results = []
     for name in module.MODELS:
         with contextlib.redirect_stdout(io.StringIO()):
-            result = compile_config(module.get_config(f"model={name}"), "", 1, _LEARNER)
+            result = compile_config(module.get_config(f"model={name}"), "", 1, _PROGRAMS)
         results.append({"model": name} | result)
         print(f"| {' | '.join(row(name, result))} |", flush=True)
         jax.clear_caches()
@@ -41,20 +44,31 @@ def print_table(file: Path) -> list[dict]:
 
 
 def row(name: str, result: dict) -> tuple[str, ...]:
-    """The cells for one model, of its first program; a model that does not fit says so."""
+    """The cells for one model, of its gradients and of its sampler; a model that does not fit says so."""
     mesh = " ".join(f"{axis}={size}" for axis, size in result["mesh"].items())
     sizes = f"{result['params'] / 1e9:.1f}B ({result['active_params'] / 1e9:.1f}B)"
     cells = (name, sizes, f"{result['topology']}, {result['chips']}", mesh)
     if not result["fits"]:
         return (*cells, *["does not fit"] * (len(_HEAD) - len(cells)))
-    first = result["programs"][0]
-    sent = sum(c["bytes"] for c in first["collectives"].values()) / 2**30
+    programs = {program["program"]: program for program in result["programs"]}
+    first, sampler = programs[_PROGRAMS[0]], programs[_PROGRAMS[-1]]
     return (
         *cells,
         first["shape"],
-        f"{first['peak_gib']:.1f} + {first['held_gib']:.1f} of {result['hbm_gib']:.1f} ({first['share_of_hbm']:.0%})",
+        f"{_memory(first)} of {result['hbm_gib']:.1f} ({first['share_of_hbm']:.0%})",
         f"{first['model_flops'] / 1e15:.0f} ({first['recomputed_flops'] / 1e15:.0f})",
-        f"{sent:.0f}",
+        f"{_sent_gib(first):.0f}",
         f"{first['bound_s']:.1f} ({first['limited_by']})",
         f"{first['mfu_bound']:.0%}",
+        sampler["shape"],
+        f"{_memory(sampler)} ({sampler['share_of_hbm']:.0%})",
+        f"{_sent_gib(sampler):.1f}",
     )
+
+
+def _memory(program: dict) -> str:
+    return f"{program['peak_gib']:.1f} + {program['held_gib']:.1f}"
+
+
+def _sent_gib(program: dict) -> float:
+    return sum(c["bytes"] for c in program["collectives"].values()) / 2**30

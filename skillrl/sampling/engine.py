@@ -131,6 +131,17 @@ class Engine:
         # The worker takes one call after the other: when this one's turn has come, the last old one is over.
         await asyncio.get_running_loop().run_in_executor(self._executor, lambda: None)
 
+    def rest(self) -> None:
+        """Leaves the devices' memory to the learner, until `update` brings new weights.
+
+        Raises ValueError while a stream is open.
+        """
+        if self._home:
+            raise ValueError(f"{len(self._home)} streams are open; release them before the sampler rests")
+        for scheduler in self._schedulers:
+            scheduler.lose_everything()
+        self._params = self._cache = None
+
     def counters(self) -> dict[str, float]:
         """Totals since the engine was made, see Counters and scheduler.Totals; pages and streams are those of now."""
         totals = [dataclasses.asdict(scheduler.totals) for scheduler in self._schedulers]
@@ -193,6 +204,8 @@ class Engine:
             raise ValueError(f"the stream is {'busy' if stream in self._turns else 'not open'}; open one an episode")
         while self._gate is not None:
             await self._gate.wait()
+        if self._params is None:
+            raise SamplingError("the sampler rests; give it weights with update")
         new_tokens = list(map(int, new_tokens))
         self._check(stream, new_tokens, budget)
         turn = self._turns[stream] = asyncio.get_running_loop().create_future()

@@ -10,6 +10,7 @@ from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig
 from skillrl.sampling import weights
 from skillrl.sampling.engine import Engine
+from skillrl.sampling.turns import SamplingError
 
 CFG = ModelConfig(
     vocab=64, embed=16, layers=2, q_heads=4, kv_heads=2, head_dim=8, mlp=32, dtype="bfloat16", experts=4,
@@ -62,3 +63,33 @@ def test_replicas_that_do_not_divide_are_refused():
         weights.replica_mesh(sharding.make_mesh(), 3)
     with pytest.raises(sharding.ShardingError, match="kv_heads|k_DKH"):
         weights.abstract_weights(CFG, weights.replica_mesh(sharding.make_mesh(), 4))
+
+
+def test_a_resting_sampler_needs_new_weights_first():
+    cfg = ModelConfig(vocab=32, embed=16, layers=1, q_heads=2, kv_heads=1, head_dim=8, mlp=16)
+    params = models.init_params(cfg, jax.random.key(0))
+
+    async def run():
+        async with Engine(cfg, params, stop_ids=(0,), streams=2, max_tokens=24) as engine:
+
+            async def turn():
+                stream = await engine.open(seed=1)
+                try:
+                    return await engine.generate(stream, [3, 4, 5], budget=6)
+                finally:
+                    engine.release(stream)
+
+            before = await turn()
+            stream = await engine.open(seed=1)
+            with pytest.raises(ValueError, match="1 streams are open"):
+                engine.rest()
+            engine.release(stream)
+            engine.rest()
+            with pytest.raises(SamplingError, match="update"):
+                await turn()
+            await engine.update(params, version=1)
+            return before, await turn()
+
+    before, after = asyncio.run(run())
+    np.testing.assert_array_equal(before.tokens, after.tokens)
+    np.testing.assert_array_equal(before.logprobs, after.logprobs)
