@@ -30,6 +30,7 @@ from sandbox_service.records import read_records
 
 SCHEMA_VERSION = 1
 VALIDATION = "hidden/validation.jsonl"
+TREES = "hidden/trees"
 
 Overlay = Mapping[str, str | None]
 
@@ -175,7 +176,7 @@ class TaskSet:
         """The files of a stored tree. Raises TaskSetError when it is missing or does not match its digest."""
         if not digest:
             raise TaskSetError(NO_TREE)
-        tar = self.path / "hidden" / "trees" / f"{digest}.tar"
+        tar = self.path / TREES / f"{digest}.tar"
         try:
             data = tar.read_bytes()
         except OSError as e:
@@ -225,7 +226,11 @@ def gold_overlay(bug: Overlay, correct_files: Mapping[str, bytes]) -> dict[str, 
 
 @dataclass
 class TaskSetWriter:
-    """Collects records and writes a task set; the digest covers every byte of it."""
+    """Collects records and writes a task set; the digest covers every byte of it.
+
+    With a `folder`, where the set is going to be, trees are written there as they come: large sets do not fit into
+    memory.
+    """
 
     name: str
     public: list[dict] = field(default_factory=list)
@@ -233,11 +238,18 @@ class TaskSetWriter:
     instances: list[Instance] = field(default_factory=list)
     tasks: list[HiddenTask] = field(default_factory=list)
     trees: dict[str, bytes] = field(default_factory=dict)
+    folder: Path | None = None
+    _written: set[str] = field(default_factory=set)
 
     def add_tree(self, files: Mapping[str, bytes]) -> str:
         data = pack_tree(files)
         digest = hashlib.sha256(data).hexdigest()
-        self.trees[digest] = data
+        if self.folder is None:
+            self.trees[digest] = data
+        elif digest not in self._written:
+            _make_folders(self.folder)
+            (self.folder / TREES / f"{digest}.tar").write_bytes(data)
+            self._written.add(digest)
         return digest
 
     def write(self, path: Path, **summary) -> str:
@@ -247,9 +259,11 @@ class TaskSetWriter:
             "hidden/environments.jsonl": _lines(asdict(e) for _, e in sorted(self.environments.items())),
             "hidden/instances.jsonl": _lines(map(asdict, self.instances)),
             "hidden/tasks.jsonl": _lines(map(asdict, self.tasks)),
-            **{f"hidden/trees/{digest}.tar": data for digest, data in self.trees.items()},
+            **{f"{TREES}/{digest}.tar": data for digest, data in self.trees.items()},
         }
-        digest = _digest(files)
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        # A tree's name is its digest.
+        digest = _digest(hashes | {f"{TREES}/{tree}.tar": tree for tree in self._written})
         head = {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
@@ -258,23 +272,33 @@ class TaskSetWriter:
             **summary,
         }
         files["set.json"] = (json.dumps(head, indent=1, sort_keys=True) + "\n").encode()
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "hidden").mkdir(mode=0o700, exist_ok=True)
+        _make_folders(path)
         for name, data in files.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(data)
         return digest
+
+
+def _make_folders(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "hidden").mkdir(mode=0o700, exist_ok=True)
+    (path / TREES).mkdir(exist_ok=True)
 
 
 def _lines(records: Iterable[dict]) -> bytes:
     return "".join(json.dumps(r, sort_keys=True) + "\n" for r in records).encode()
 
 
-def _digest(files: Mapping[str, bytes]) -> str:
+def _digest(hashes: Mapping[str, str]) -> str:
+    """Of the names and SHA-256 digests of files."""
     whole = hashlib.sha256()
-    for name in sorted(files):
-        whole.update(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n".encode())
+    for name in sorted(hashes):
+        whole.update(f"{name} {hashes[name]}\n".encode())
     return whole.hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_task_set(path: Path) -> TaskSet:
@@ -292,10 +316,8 @@ def read_task_set(path: Path) -> TaskSet:
     environments = _by_id(path / "hidden/environments.jsonl", Environment, "environment_id")
     instances = _by_id(path / "hidden/instances.jsonl", Instance, "instance_id", environment_id=environments)
     tasks = _by_id(path / "hidden/tasks.jsonl", HiddenTask, "task_id", instance_id=instances)
-    files = {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
-    for name in ("set.json", VALIDATION):
-        files.pop(name, None)
-    if _digest(files) != head.get("digest"):
+    files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
+    if _digest({n: _hash_file(p) for n, p in files.items() if n not in ("set.json", VALIDATION)}) != head.get("digest"):
         raise TaskSetError(f"{path}: contents do not match the digest in set.json; rebuild the task set")
     return TaskSet(path, head["digest"], environments, instances, tasks)
 

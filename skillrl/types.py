@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SKILLS = ("localization", "editing", "unit_tests", "reproduction", "review")
-COMPOSITE_KINDS = ("bug_fixing",)
+COMPOSITE_KINDS = ("bug_fixing", "security", "ml_engineering", "terminal")
 UNGRADABLE_REASONS = ("infra", "task", "grader")
 
 

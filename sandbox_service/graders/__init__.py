@@ -3,7 +3,7 @@
 import logging
 
 from sandbox_service.errors import SandboxError, TaskSetError
-from sandbox_service.graders import commands, editing, localization, reproduction, review, unit_tests
+from sandbox_service.graders import commands, editing, localization, reproduction, review, unit_tests, unwired
 from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFault
 from sandbox_service.runner import Runner
 
@@ -17,6 +17,9 @@ _GRADERS = {
     "review": review.grade,
     # The same tests decide; the agent only knows less.
     "bug_fixing": editing.grade,
+    "security": unwired.grade,
+    "ml_engineering": unwired.grade,
+    "terminal": unwired.grade,
 }
 
 

@@ -13,6 +13,9 @@ _ALL = {
         reproduction.SKILL,
         review.SKILL,
         composite.BUG_FIXING,
+        composite.SECURITY,
+        composite.ML_ENGINEERING,
+        composite.TERMINAL,
     )
 }
 

@@ -7,4 +7,21 @@ Bug fixing. {issue}
 Find the fault and fix it in the source. Leave the tests alone. All tests must pass.
 """
 
+TASK_PROMPTS = {
+    "security": """\
+Security. {instruction}
+Find the flaw and repair it in the source. The program must still do all else that it does.
+""",
+    "ml_engineering": """\
+Machine learning. {instruction}
+""",
+    "terminal": """\
+Terminal. {instruction}
+""",
+}
+
+SECURITY, ML_ENGINEERING, TERMINAL = (
+    Skill(name, ("instruction",), prompt_from(prompt, ("instruction",)), submit_workspace)
+    for name, prompt in TASK_PROMPTS.items()
+)
 BUG_FIXING = Skill("bug_fixing", ("issue",), prompt_from(BUG_FIXING_PROMPT, ("issue",)), submit_workspace)

@@ -18,6 +18,9 @@ INPUTS = {
     "reproduction": {"issue", "submission_path"},
     "review": {"issue", "diff"},
     "bug_fixing": {"issue"},
+    "security": {"instruction"},
+    "ml_engineering": {"instruction"},
+    "terminal": {"instruction"},
 }
 _FIELDS = {f.name: f for f in fields(Task) if f.name != "task_set"}
 

@@ -1,0 +1,215 @@
+"""Tasks that are folders: task repositories of swebench 5.x, Harbor, MLE-bench; and the rows of SEC-bench."""
+
+import csv
+import hashlib
+import io
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from skillrl.tasks.readers import images
+from skillrl.tasks.readers.record import Record, Unusable
+from skillrl.tasks.readers.rows import ReaderError, Row, read_rows
+
+MAX_FILES_BYTES = 32 << 20
+_COLUMN_FILES = {
+    "patch": "gold.patch",
+    "test_patch": "test.patch",
+    "eval_script": "eval.sh",
+    "problem_statement": "problem_statement.md",
+}
+
+
+def swebench_rows(source: str, *, split: str = "") -> Iterator[Row]:
+    """Rows of a file or of the hub, or of a task repository: `sweb.yaml` and `tasks/ID/task.yaml`."""
+    root = Path(source)
+    if not (root / "tasks").is_dir():
+        yield from read_rows(source, split=split)
+        return
+    folders = sorted(p.parent for p in (root / "tasks").glob("*/task.yaml"))
+    if not folders:
+        raise ReaderError(f"{root}/tasks holds no task.yaml")
+    for folder in folders:
+        columns = {**_mapping(folder / "task.yaml"), **_json_object(folder / "tests.json")}
+        columns |= {column: _text(folder / name) for column, name in _COLUMN_FILES.items()}
+        if any(p.is_file() for p in (folder / "test_assets").rglob("*")):
+            columns["image_assets"] = ["test_assets"]
+        if not split or columns.get("split") == split:
+            yield Row(columns, str(folder))
+
+
+def harbor_rows(source: str, *, split: str = "") -> Iterator[Row]:
+    """One row a folder that holds task.toml and instruction.md."""
+    yield from _folders(source, "task.toml")
+
+
+def mle_rows(source: str, *, split: str = "") -> Iterator[Row]:
+    """One row a folder that holds config.yaml and description.md."""
+    yield from _folders(source, "config.yaml")
+
+
+def _folders(source: str, name: str) -> Iterator[Row]:
+    found = sorted(p.parent for p in Path(source).rglob(name))
+    if not found:
+        raise ReaderError(f"{source} holds no folder with {name}")
+    for folder in found:
+        yield Row({"folder": str(folder)}, str(folder))
+
+
+def read_harbor(row: Row) -> Record:
+    """Terminal-Bench 2 and other Harbor tasks: the tests write a reward, after the agent has left."""
+    folder = Path(row.text("folder"))
+    try:
+        config = Row(tomllib.loads(_text(folder / "task.toml")), str(folder / "task.toml"))
+    except tomllib.TOMLDecodeError as e:
+        raise row.damaged(f"task.toml: {e}") from None
+    environment = config.mapping("environment", {})
+    files = _files(folder, ("tests", "solution", "environment"))
+    if "tests/test.sh" not in files:
+        raise row.damaged("tests/test.sh is missing")
+    name = config.mapping("task", {}).text("name", folder.name)
+    digest = hashlib.sha256(b"".join(d for p, d in sorted(files.items()) if p.startswith("environment/"))).hexdigest()
+    return Record(
+        dataset="harbor",
+        instance_id=name.replace("/", "__"),
+        repository=f"harbor/{folder.name}",
+        base_commit="",
+        issue=_text(folder / "instruction.md").strip(),
+        patch="",
+        hidden_files=files,
+        # Without a published image it is built from environment/Dockerfile; the name says of what.
+        image=environment.text("docker_image", "") or f"harbor/{folder.name}:{digest[:12]}",
+        workdir="/app",
+        test_command="bash /tests/test.sh",
+        rule="reward_file",
+        expected={"reward": "/logs/verifier/reward.txt"},
+        timeout_s=float(config.mapping("verifier", {}).columns.get("timeout_sec", 900)),
+        language="shell",
+        licence="Apache-2.0",
+        kind="terminal",
+    )
+
+
+def read_mle_bench(row: Row) -> Record:
+    """A Kaggle competition: the submitted predictions earn a medal by the leaderboard. Its data comes from Kaggle."""
+    folder = Path(row.text("folder"))
+    config = Row(_mapping(folder / "config.yaml"), str(folder / "config.yaml"))
+    name = config.text("id")
+    grader = config.mapping("grader")
+    scores = _scores(folder / "leaderboard.csv")
+    thresholds = dict(zip(("gold", "silver", "bronze"), (scores[r - 1] for r in medal_ranks(len(scores))), strict=True))
+    return Record(
+        dataset="mle_bench",
+        instance_id=name,
+        repository=f"kaggle/{name}",
+        base_commit="",
+        issue=_text(folder / "description.md").strip(),
+        patch="",
+        hidden_files=_files(folder, (".",), without=("description.md",)),
+        image="mlebench-env",
+        workdir="/home",
+        rule="leaderboard",
+        expected={
+            "grade_fn": grader.text("grade_fn"),
+            "better": "higher" if float(scores[0]) >= float(scores[-1]) else "lower",
+            **thresholds,
+        },
+        timeout_s=24 * 3600.0,
+        kind="ml_engineering",
+    )
+
+
+def medal_ranks(teams: int) -> tuple[int, int, int]:
+    """The last places that earn gold, silver and bronze, by Kaggle's rule (openai/mle-bench)."""
+    if teams < 100:
+        ranks = 0.1 * teams, 0.2 * teams, 0.4 * teams
+    elif teams < 250:
+        ranks = 10, 0.2 * teams, 0.4 * teams
+    elif teams < 1000:
+        ranks = 10 + 0.002 * teams, 50, 100
+    else:
+        ranks = 10 + 0.002 * teams, 0.05 * teams, 0.1 * teams
+    gold, silver, bronze = (max(1, int(rank)) for rank in ranks)
+    return gold, silver, bronze
+
+
+def _scores(path: Path) -> Sequence[str]:
+    rows = list(csv.DictReader(io.StringIO(_text(path))))
+    scores = [r["score"] for r in rows if r.get("score")]
+    if not scores:
+        raise ReaderError(f"{path}: damaged row: no column 'score' with a value")
+    return scores
+
+
+def read_sec_bench(row: Row) -> Record:
+    """Faults in C and C++ that a sanitizer reports; the repaired program must run the proof without a report."""
+    for name in ("project_name", "dockerfile", "sanitizer_report"):
+        row.has(name)
+    instance_id = row.text("instance_id")
+    code = row.columns.get("exit_code")
+    row.has("exit_code")
+    return Record(
+        dataset="sec_bench",
+        instance_id=instance_id,
+        repository=row.text("repo"),
+        base_commit=row.text("base_commit"),
+        issue=row.text("bug_report", "") or row.text("bug_description"),
+        patch=row.text("patch"),
+        image=images.sec_bench(instance_id, "patch"),
+        workdir=row.text("work_dir"),
+        test_command="secb build && secb repro",
+        rule="sanitizer",
+        expected={
+            "sanitizer": row.text("sanitizer"),
+            "exit_code": str(code if code is not None else 0),
+            "build_sh": row.text("build_sh"),
+            "secb_sh": row.text("secb_sh"),
+        },
+        language=row.text("lang", "c"),
+        kind="security",
+    )
+
+
+def _files(folder: Path, parts: Sequence[str], without: Sequence[str] = ()) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for part in parts:
+        for path in sorted((folder / part).rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and not path.is_symlink() and name not in without:
+                found[name] = path.read_bytes()
+    if sum(map(len, found.values())) > MAX_FILES_BYTES:
+        raise Unusable("files of more than 32 MiB")
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        # Line ends as they are: a diff may need them.
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ReaderError(f"{path}: damaged row: {getattr(e, 'strerror', None) or e}") from e
+
+
+def _mapping(path: Path) -> Mapping[str, object]:
+    try:
+        value = yaml.safe_load(_text(path))
+    except yaml.YAMLError as e:
+        raise ReaderError(f"{path}: damaged row: {e}") from e
+    if not isinstance(value, dict):
+        raise ReaderError(f"{path}: damaged row: it must be a mapping")
+    return value
+
+
+def _json_object(path: Path) -> Mapping[str, object]:
+    try:
+        value = json.loads(_text(path))
+    except ValueError as e:
+        if isinstance(e, ReaderError):
+            raise
+        raise ReaderError(f"{path}: damaged row: {e}") from e
+    if not isinstance(value, dict):
+        raise ReaderError(f"{path}: damaged row: it must be an object")
+    return value
