@@ -27,6 +27,7 @@ from sandbox_service.errors import BadRequest, IsolationError, SandboxError, Tas
 from sandbox_service.graders import grade
 from sandbox_service.graders.memo import GradeMemo
 from sandbox_service.logs import Emit, configure, log_event, to_all
+from sandbox_service.pauses import PauseWatch
 from sandbox_service.policy import Policy
 from sandbox_service.runner import Runner
 from sandbox_service.server import Server, check_bind
@@ -94,14 +95,16 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
         runner = Runner(backend, trees, concurrency=policy.max_test_runs)
         sinks = [log_event]
         metrics = make_metrics(sinks) if options.metrics else None
+        pauses = PauseWatch()
         sessions = Sessions(
             backend,
             trees,
             task_sets,
-            GradeMemo(lambda request: grade(request, runner)),
+            GradeMemo(pauses.guard(lambda request: grade(request, runner), "a grade")),
             policy,
             journal_dir=state / "journal",
             emit=to_all(*sinks),
+            pauses=pauses,
         )
         server = Server(sessions, options.bind, options.credentials and ServiceCredentials(options.credentials))
         if metrics:

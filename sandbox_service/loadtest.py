@@ -201,7 +201,7 @@ class LoadTest:
             **{name: counts[name] for name in ("lost", "doubled", "wrong", "errors", "expired")},
             **leaks,
             "left_open": left_open,
-            "memory_mib": [round(max(mib for _, mib in life), 1) for life in self.service.memory],
+            "memory_mib": [round(max((mib for _, mib in life), default=0.0), 1) for life in self.service.memory],
             "memory_growth": growth,
             "load_average": round(os.getloadavg()[0], 1),
         }

@@ -25,6 +25,7 @@ from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFa
 from sandbox_service.journal import Entry, Journal, take_dead
 from sandbox_service.leases import Leases, Session
 from sandbox_service.logs import Emit, Event, log_event
+from sandbox_service.pauses import PauseWatch
 from sandbox_service.policy import Policy, Slots
 from sandbox_service.str_replace import Edit, EditResult, apply_edit
 from sandbox_service.tasks import TaskSet
@@ -54,6 +55,7 @@ class Sessions:
         clock: Callable[[], float] = time.monotonic,
         journal_dir: Path | None = None,
         emit: Emit = log_event,
+        pauses: PauseWatch | None = None,
     ):
         self.policy = policy or Policy()
         self.task_sets: Mapping[str, TaskSet] = {s.digest: s for s in task_sets}
@@ -61,7 +63,7 @@ class Sessions:
         self.boot_id = uuid.uuid4().hex
         lost = take_dead(journal_dir) if journal_dir else []
         self._journal = Journal(journal_dir, self.boot_id) if journal_dir else None
-        self.emit = emit
+        self.emit, self._pauses = emit, pauses or PauseWatch()
         for entry in lost:
             emit(Event("lost", entry.run_id, entry.task_id, entry.session_id))
         self._leases = Leases(self.policy, clock, lost)
@@ -140,7 +142,7 @@ class Sessions:
         return await session.calls.once(request_id, contents, run)
 
     async def _run(self, session: Session, request_id: str, command: str, timeout_s: float) -> ExecResult:
-        started, kept = self._clock(), HeadTail(Limits().output_kept_bytes)
+        started, kept, paused_s = self._clock(), HeadTail(Limits().output_kept_bytes), self._pauses.paused_s
         session.outputs[request_id] = kept
         try:
             async with self._execs.take():
@@ -155,6 +157,8 @@ class Sessions:
         finally:
             session.outputs.pop(request_id, None)
             session.killed.discard(request_id)
+        if result.ended is Ended.TIMEOUT:
+            self._pauses.check(paused_s, "a timeout")
         self._tell("exec", session, outcome=result.ended.value, wall_s=round(result.wall_s, 4))
         return result
 
@@ -202,8 +206,11 @@ class Sessions:
         session = self._session(session_id)
 
         async def run() -> EditResult:
+            paused_s = self._pauses.paused_s
             async with self._execs.take():
                 result = await apply_edit(await self._workspace(session), edit)
+            if not result.ok:
+                self._pauses.check(paused_s, "a failed edit")
             self._tell("edit", session, ok=result.ok)
             return result
 
@@ -253,6 +260,7 @@ class Sessions:
     async def keep_expiring(self, interval_s: float = 1.0) -> None:
         while True:
             await asyncio.sleep(interval_s)
+            self._pauses.tick()
             await self.expire()
 
     async def stop(self) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skillrl.chat import ChatFormat, Final, Malformed
+from skillrl.chat import ChatFormat, Final, Malformed, ToolCall
 from skillrl.rollout.agents import Agent, Agents
 from skillrl.rollout.sandbox import Sandbox, Session, outcome_of, submission_message
 from skillrl.rollout.tools import USAGE, Observation, run_tool, shorten
@@ -28,7 +28,14 @@ logger = logging.getLogger(__name__)
 
 # Turns in a row that are no valid call before the episode ends.
 MAX_MALFORMED = 3
+# An episode whose wall time ran out while it had waited for the service for more than this share of it is the
+# service's fault.
+MAX_WAITED_SHARE = 0.25
 _TIMES = ("sampling", "tools", "grading")
+
+
+class ServiceSlow(RuntimeError):
+    """The episode's time went by while it waited for the service."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ class _Run:
         self.skill = get_skill(attempt.task.skill)
         self.stream = Stream()
         self.times_s: Counter[str] = Counter()
+        # Time in tools beyond that of the commands themselves.
+        self.waited_s = 0.0
 
     @contextlib.contextmanager
     def timed(self, what: str):
@@ -144,6 +153,10 @@ class _Run:
         except TimeoutError:
             if not wall.expired():  # a deadline of the client: not the agent's fault
                 raise
+            if self.waited_s > MAX_WAITED_SHARE * self.budgets.wall_s:
+                raise ServiceSlow(
+                    f"waited {self.waited_s:.0f} of {self.budgets.wall_s:.0f} s for the service"
+                ) from None
             return Status.TIMED_OUT, Submission(missing=True)
 
     async def _turns(
@@ -168,9 +181,7 @@ class _Run:
             else:
                 left_s = deadline - asyncio.get_running_loop().time()
                 with self.timed("tools"):
-                    observation = await run_tool(
-                        session, action, exec_timeout_s=min(self.budgets.exec_timeout_s, max(left_s, 1.0))
-                    )
+                    observation = await self._tool(session, action, max(left_s, 1.0))
             malformed = 0 if observation.valid else malformed + 1
             if malformed == MAX_MALFORMED:
                 return Status.MALFORMED, missing
@@ -179,6 +190,16 @@ class _Run:
             role, message = "tool", shorten(observation.text, self.chat.tokenizer, self.budgets.max_observation_tokens)
             new_ids = self.chat.bridge(message, ended_by=int(sampled.tokens[-1]))
         return Status.TRUNCATED_TURNS, missing
+
+    async def _tool(self, session: Session, action: ToolCall, left_s: float) -> Observation:
+        timeout_s = min(self.budgets.exec_timeout_s, left_s)
+        started, ran_s = time.monotonic(), timeout_s
+        try:
+            observation = await run_tool(session, action, exec_timeout_s=timeout_s)
+            ran_s = observation.ran_s
+            return observation
+        finally:
+            self.waited_s += max(0.0, time.monotonic() - started - ran_s)
 
 
 async def run_episode(

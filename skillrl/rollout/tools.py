@@ -35,6 +35,8 @@ class Observation:
     text: str
     # False when the call was out of form, so that nothing was run.
     valid: bool = True
+    # How long the command itself ran, in seconds.
+    ran_s: float = 0.0
 
 
 async def run_tool(session: Session, call: ToolCall, *, exec_timeout_s: float) -> Observation:
@@ -43,7 +45,8 @@ async def run_tool(session: Session, call: ToolCall, *, exec_timeout_s: float) -
     if fault:
         return Observation(f"[error: {fault}; {USAGE}]", valid=False)
     if call.name == "bash":
-        return Observation(exec_observation(await session.exec(call.args[0], exec_timeout_s)))
+        reply = await session.exec(call.args[0], exec_timeout_s)
+        return Observation(exec_observation(reply), ran_s=reply.wall_s)
     command, path, *texts = call.args
     old, new = ["", "", *texts][-2:]
     reply = await session.str_replace(command, path, new_text=new, old_text=old)
