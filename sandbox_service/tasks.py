@@ -119,7 +119,7 @@ class Validation:
     # Why the task is not proven; empty when it is.
     failures: tuple[str, ...]
     wall_s: float
-    # Releases of this project and of Python, and the day (ISO 8601).
+    # Releases of the service and of Python, and the day (ISO 8601).
     release: str
     python: str
     date: str

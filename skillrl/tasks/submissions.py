@@ -82,10 +82,22 @@ def failing_tests(instance: Instance, files: Mapping[str, bytes]) -> str:
     """The test file that holds most of the fail-to-pass tests, with those alone."""
     by_path: dict[str, set[str]] = {}
     for test_id in instance.fail_to_pass:
-        path, _, name = test_id.partition("::")
-        by_path.setdefault(path, set()).add(name.partition("[")[0])
+        for path, name in _functions_of(test_id, instance, files):
+            by_path.setdefault(path, set()).add(name)
+    if not by_path:
+        raise ValueError(f"{instance.instance_id}: its fail-to-pass tests are not found in its files")
     path = max(sorted(by_path), key=lambda p: len(by_path[p]))
     return _without(files, path, _test_names(files[path].decode()) - by_path[path])
+
+
+def _functions_of(test_id: str, instance: Instance, files: Mapping[str, bytes]) -> list[tuple[str, str]]:
+    """(file, test function) of a pytest id; for ids of other runners, functions of the test files that it names."""
+    path, _, name = test_id.partition("::")
+    if path in files:
+        return [(path, name.partition("[")[0])]
+    words = set(re.findall(r"\w+", test_id))
+    sources = [p for p in instance.test_files if p.endswith(".py")]
+    return [(p, n) for p in sources for n in sorted(_test_names(files[p].decode())) if words >= set(n.split("::"))]
 
 
 def joined(texts: list[str]) -> str:

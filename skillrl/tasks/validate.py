@@ -2,7 +2,8 @@
 
 For every task the gold submission must score the maximum and the null submission the minimum, each `repeats` times;
 cheap policies that know nothing must not score either, and no text or tree that an agent sees may hold the answer.
-Prints a table and, as its last line, one JSON object. Exit status 1 names the tasks that failed.
+With --record the set keeps what was seen (hidden/validation.jsonl), beside its digest. Prints a table and, as its last
+line, one JSON object. Exit status 1 names the tasks that failed.
 """
 
 import argparse
@@ -10,25 +11,28 @@ import asyncio
 import contextlib
 import json
 import os
+import platform
 import random
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sandbox_service import __version__
 from sandbox_service.backends.base import Backend
 from sandbox_service.backends.jail import JailBackend
 from sandbox_service.errors import IsolationError, SandboxError
 from sandbox_service.graders import grade
 from sandbox_service.graders.base import Grade, GradeRequest
 from sandbox_service.runner import Runner
-from sandbox_service.tasks import HiddenTask, TaskSet, read_task_set
+from sandbox_service.tasks import HiddenTask, TaskSet, Validation, read_task_set, write_validations
 from sandbox_service.workspaces import Trees
 from skillrl.tasks.source import TaskSetError, read_tasks
 from skillrl.tasks.submissions import Handed, gold, leaks, null, trivial
@@ -83,6 +87,7 @@ class Report:
     skills: dict[str, SkillReport] = field(default_factory=dict)
     # Task id -> what went wrong.
     failures: dict[str, list[str]] = field(default_factory=dict)
+    validations: list[Validation] = field(default_factory=list)
     wall_s: float = 0.0
 
     def fail(self, task_id: str, reason: str) -> None:
@@ -107,6 +112,16 @@ class Report:
         }
 
 
+@dataclass
+class _Seen:
+    """What was seen of one task."""
+
+    gold: list[float] = field(default_factory=list)
+    null: list[float] = field(default_factory=list)
+    trivial: dict[str, float] = field(default_factory=dict)
+    leaks: list[str] = field(default_factory=list)
+
+
 class Validator:
     """Grades gold, null and trivial submissions of single tasks."""
 
@@ -118,17 +133,43 @@ class Validator:
         """Adds one task's verdicts to the report."""
         started = time.monotonic()
         task = self._set.task(public.task_id)
-        best, worst = REWARDS.get(task.skill, (1.0, 0.0))
         skill = self.report.skills.setdefault(task.skill, SkillReport())
         skill.tasks += 1
+        seen = _Seen()
+        try:
+            await self._prove(public, task, skill, seen)
+        except (SandboxError, ValueError) as e:
+            # A task that this host cannot run, or whose gold submission cannot be made: one failure among others.
+            self.report.fail(task.task_id, str(e))
+        wall_s = time.monotonic() - started
+        skill.seconds += wall_s
+        self.report.validations.append(self._validation(task, seen, wall_s))
+
+    def _validation(self, task: HiddenTask, seen: "_Seen", wall_s: float) -> Validation:
+        return Validation(
+            task_id=task.task_id,
+            gold_rewards=tuple(seen.gold),
+            null_rewards=tuple(seen.null),
+            trivial_rewards={policy: (reward,) for policy, reward in seen.trivial.items()},
+            leaks=tuple(seen.leaks),
+            failures=tuple(self.report.failures.get(task.task_id, ())),
+            wall_s=round(wall_s, 3),
+            release=__version__,
+            python=platform.python_version(),
+            date=datetime.now(UTC).date().isoformat(),
+        )
+
+    async def _prove(self, public: Task, task: HiddenTask, skill: "SkillReport", seen: "_Seen") -> None:
+        best, worst = REWARDS.get(task.skill, (1.0, 0.0))
         instance = self._set.instance_of(task)
-        files = dict(await self._ground.runner.tree_files(self._set, instance.tree))
         environment = self._set.environment_of(instance)
-        for where in leaks(public, task, instance, files):
+        files = dict(await self._ground.runner.tree_files(self._set, instance.tree))
+        seen.leaks = leaks(public, task, instance, files)
+        for where in seen.leaks:
             self.report.fail(task.task_id, f"leak: {where}")
         # Awaited before it is added: another task adds to the same count meanwhile.
-        gold_is_best = await self._always(task, "gold", gold(task, instance, files), best)
-        null_is_worst = await self._always(task, "null", null(task), worst)
+        gold_is_best = await self._always(task, "gold", gold(task, instance, files), best, seen.gold)
+        null_is_worst = await self._always(task, "null", null(task), worst, seen.null)
         skill.gold_max += gold_is_best
         skill.null_min += null_is_worst
         for policy, handed, is_wrong in trivial(task, instance, files, environment):
@@ -136,12 +177,13 @@ class Validator:
             if reward is None or (is_wrong and reward != worst):
                 self.report.fail(task.task_id, f"{policy} got {reward} {detail}".strip())
             if reward is not None:
+                seen.trivial[policy] = reward
                 skill.trivial.setdefault(policy, []).append(reward)
-        skill.seconds += time.monotonic() - started
 
-    async def _always(self, task: HiddenTask, name: str, handed: Handed, expected: float) -> bool:
+    async def _always(self, task: HiddenTask, name: str, handed: Handed, expected: float, rewards: list[float]) -> bool:
         for repeat in range(self._repeats):
             reward, detail = await self._reward(task, handed)
+            rewards += [] if reward is None else [reward]
             if reward != expected:
                 self.report.fail(
                     task.task_id, f"{name} got {reward}, not {expected} (run {repeat + 1}) {detail}".strip()
@@ -232,6 +274,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=None, help="prove this many tasks only")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sandboxes at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--record", action="store_true", help="keep what was seen of each task in the set")
     options = parser.parse_args(argv)
     if min(options.repeats, options.jobs) < 1 or (options.sample is not None and options.sample < 1):
         parser.error("--repeats, --jobs and --sample must be at least 1")
@@ -252,6 +295,8 @@ def main(argv: list[str] | None = None) -> int:
     except (SandboxError, TaskSetError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    if options.record:
+        write_validations(options.path, sorted(report.validations, key=lambda v: v.task_id))
     show(report, Console(width=None if sys.stdout.isatty() else 120))
     print(json.dumps(report.as_json()))
     return 1 if report.failures else 0

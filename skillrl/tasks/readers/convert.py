@@ -238,8 +238,7 @@ def _skills(record: Record, parts: _Parts, environment: Environment, trees: _Tre
     issue, visible = {"issue": record.issue}, dict(trees.visible) if trees else {}
     found: dict[str, _Found | str] = {}
     paths = [d.path for d in parts.source if is_source(d.path, environment)]
-    few = 1 <= len(paths) <= MAX_TRUTH_FILES
-    found["localization"] = (issue, visible, "") if few else f"no or more than {MAX_TRUTH_FILES} source files"
+    found["localization"] = _why_not_localization(paths, environment, trees) or (issue, visible, "")
     if record.kind == "security":
         found["security"] = ({"instruction": record.issue}, visible, "")
     if not record.fail_to_pass:
@@ -252,6 +251,15 @@ def _skills(record: Record, parts: _Parts, environment: Environment, trees: _Tre
     found["unit_tests"] = _unit_tests(record, environment, trees) if is_python else "not Python"
     found["review"] = "no wrong candidate that execution has proven"
     return found
+
+
+def _why_not_localization(paths: Collection[str], environment: Environment, trees: _Trees | None) -> str:
+    if not 1 <= len(paths) <= MAX_TRUTH_FILES:
+        return f"no or more than {MAX_TRUTH_FILES} source files"
+    suffixes = {p.rpartition(".")[2] for p in paths}
+    choices = [p for p in trees.correct if p.rpartition(".")[2] in suffixes] if trees else []
+    others = [p for p in choices if is_source(p, environment) and p not in paths and not p.endswith("__init__.py")]
+    return "its repository has no other source file" if trees and not others else ""
 
 
 def instruction(record: Record, parts: _Parts) -> str:
