@@ -30,7 +30,7 @@ from sandbox_service.backends.seccomp import build_filter
 
 _CHUNK = 1 << 16
 # Until then one command's processes are ended alone; after it, everything in the container.
-_SWEEP_S, _HAMMER_S = 1.0, 5.0
+_SWEEP_S, _HAMMER_S = 10.0, 10.0
 _POLL_S = 0.1
 # What wardens and trusted operations use for a moment, beside what this process has from the start.
 _SPARE_BYTES = 16 << 20
@@ -75,7 +75,8 @@ class Running:
 
 
 class Init:
-    def __init__(self) -> None:
+    def __init__(self, finder) -> None:
+        self._finder = finder
         self._filter = build_filter(ns.MACHINE)
         self._groups = _own_group()
         self._selector = selectors.DefaultSelector()
@@ -154,7 +155,7 @@ class Init:
             if pid == 0:
                 if feed[0] >= 0:
                     os.dup2(feed[0], 0)
-                _child(running, self._filter)
+                _child(running, self._filter, self._finder)
         for fd in (*(write for _, write in ends.values()), feed[0]):
             if fd >= 0:
                 os.close(fd)
@@ -211,6 +212,8 @@ class Init:
                 return
             for running in list(self._running.values()):
                 if running.pid == pid:
+                    # A warden leaves of itself only when it has no descendant any more.
+                    running.ended |= status == 0
                     if not running.is_command and os.WIFSIGNALED(status):
                         running.status += f"error 0 killed by signal {os.WTERMSIG(status)}\n".encode()
                     self._finish(running)
@@ -275,32 +278,32 @@ class Init:
             _hammer()
 
 
-def _child(running: Running, filter_program: bytes) -> None:
+def _child(running: Running, filter_program: bytes, finder) -> None:
     """In the child: the work itself. Never returns."""
     try:
         signal.set_wakeup_fd(-1)
         jobs.reset_signals()
         fds = {running.output_fd, running.status_fd, running.report_fd}
         ns.close_all_except(fds)
-        os.umask(0o022)
-        try:
-            os.chdir(WORKSPACE)
-        except PermissionError:
-            os.chmod(WORKSPACE, 0o755)
-            os.chdir(WORKSPACE)
+        jobs.enter_workspace()
         if running.is_command:
-            _be_warden(running, filter_program)
+            _be_warden(running, filter_program, finder)
         else:
             jobs.send_report(running, lambda: _operate(running))
     except BaseException as e:
         with suppress(OSError):
             running.tell(f"error {getattr(e, 'errno', None) or 0} {type(e).__name__}: {e}".replace("\n", " "))
-    finally:
-        os._exit(0)
+        os._exit(1)
+    os._exit(0)
 
 
-def _be_warden(running: Running, filter_program: bytes) -> None:
+def _be_warden(running: Running, filter_program: bytes, finder) -> None:
     ns.adopt_orphans()
+    if running.kind == "harness":
+        # Here and not in process 1, which stays small: most containers never run it.
+        sys.meta_path.insert(0, finder)
+        importlib.import_module("sandbox_service.harness")
+        sys.meta_path.pop(0)
     # The image's own environment, below what was asked for.
     running.request["env"] = {**os.environ, **running.request["env"]}
     jobs.lower(resource.RLIMIT_CORE, 0)
@@ -447,11 +450,8 @@ def main() -> None:
     os.environ.pop("HOSTNAME", None)
     jobs.reset_signals()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    # What the runs of the harness share. Packages without pytest are for commands alone.
-    with suppress(ImportError):
-        importlib.import_module("sandbox_service.harness")
-    # From here on nothing finds this program's modules.
-    sys.meta_path.pop(0)
+    # From here on nothing finds this program's modules but who holds this.
+    finder = sys.meta_path.pop(0)
     gc.collect()
     gc.freeze()
-    Init().serve()
+    Init(finder).serve()

@@ -114,7 +114,7 @@ def _changed_below(
     """Closes `fd`. Adds every regular file to `seen`."""
     if depth > MAX_DEPTH:
         os.close(fd)
-        raise ValueError(f"directories are nested deeper than {MAX_DEPTH}")
+        raise ValueError(f"the tree has folders more than {MAX_DEPTH} levels deep")
     try:
         for name in sorted(os.listdir(fd)):
             path, data = prefix + name, None

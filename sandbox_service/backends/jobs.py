@@ -118,8 +118,17 @@ def _enter(job: Job, *, network: bool) -> None:
     ns.drop_capabilities()
     # The command runs as the same user: it must not reach into this process through /proc/1.
     ns.set_dumpable(False)
+    enter_workspace()
+
+
+def enter_workspace() -> None:
+    """Also when an earlier command has taken the rights to it away."""
     os.umask(0o022)
-    os.chdir(WORKSPACE)
+    try:
+        os.chdir(WORKSPACE)
+    except PermissionError:
+        os.chmod(WORKSPACE, 0o755)
+        os.chdir(WORKSPACE)
 
 
 def _supervise(job: Job, filter_program: bytes) -> None:

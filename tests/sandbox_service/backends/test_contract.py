@@ -3,14 +3,17 @@
 import asyncio
 import json
 import random
+import socket
 
 import pytest
-from bench import SMALL, TREE, make_bench
+from bench import SMALL, TREE, make_bench, write_tree
 from engine import IMAGE
 
 from sandbox_service.backends.base import WORKSPACE, Ended, Limits
 from sandbox_service.backends.docker import DockerBackend
 from sandbox_service.backends.jail import JailBackend
+from sandbox_service.backends.output import HeadTail
+from sandbox_service.backends.selftest import ATTACKS
 from sandbox_service.backends.unsafe import UnsafeBackend
 from sandbox_service.errors import BadRequest, SandboxError
 
@@ -43,15 +46,20 @@ print(json.dumps({os.path.normpath(p): open(p).read() for p in files}))
 """
 
 
-@pytest.fixture(scope="module", params=["jail", "unsafe", pytest.param("docker", marks=pytest.mark.deep)])
-def bench(request, tmp_path_factory):
-    if request.param == "docker":
-        engine = request.getfixturevalue("engine")
+DOCKER = pytest.param("docker", marks=pytest.mark.deep)
+# What only a backend that isolates can promise.
+ISOLATED = pytest.mark.parametrize("bench", ["jail", DOCKER], indirect=True)
 
-        def make(state):
-            return DockerBackend(state, IMAGE, socket_path=engine.socket)
-    else:
-        make = {"jail": JailBackend, "unsafe": UnsafeBackend}[request.param]
+
+@pytest.fixture(scope="module", params=["jail", "unsafe", DOCKER])
+def bench(request, tmp_path_factory):
+    def make(state):
+        if request.param == "docker":
+            return DockerBackend(state, IMAGE, socket_path=request.getfixturevalue("engine").socket)
+        return {"jail": JailBackend, "unsafe": UnsafeBackend}[request.param](state)
+
+    if request.param == "docker":
+        request.getfixturevalue("engine")
     with asyncio.Runner() as loop:
         made = make_bench(loop, make, tmp_path_factory.mktemp("contract"))
         yield made
@@ -297,3 +305,226 @@ def test_a_harness_that_is_killed_leaves_no_report(bench, workspace):
     bench.do(workspace.write_file("test_it.py", b"import os\ndef test_it(): os.kill(os.getpid(), 9)\n"))
     result = bench.harness(workspace, ["test_it.py"])
     assert (result.exec.ended, result.exec.exit_code, result.report) == (Ended.SIGNALED, 9, None)
+
+
+@ISOLATED
+def test_the_self_test_finds_everything_enforced(bench):
+    isolation = bench.do(bench.backend.self_test())
+    assert isolation.unenforced == {}
+    assert isolation.enforced.keys() == ATTACKS.keys()
+
+
+@ISOLATED
+def test_a_command_has_no_privileges(bench, workspace):
+    script = "id -u; id -un; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status"
+    uid, name, *status = bench.sh(workspace, script).output.decode().splitlines()
+    values = dict(line.split(":\t") for line in status)
+    assert (uid, name) == ("1000", "agent")
+    assert {v for k, v in values.items() if k.startswith("Cap")} == {"0" * 16}
+    assert (values["NoNewPrivs"], values["Seccomp"]) == ("1", "2")
+
+
+@ISOLATED
+def test_only_the_workspace_and_temporary_folders_can_be_written(bench, workspace):
+    code = (
+        "import os\n"
+        "own = ('/proc', '/workspace', '/tmp', '/dev/shm', '/dev/mqueue')\n"
+        "for d, ds, fs in os.walk('/'):\n"
+        "    ds[:] = [n for n in ds if os.path.join(d, n) not in own]\n"
+        "    for p in [d, *(os.path.join(d, n) for n in fs)]:\n"
+        "        is_plain = os.path.isdir(p) or os.path.isfile(p)\n"
+        "        if os.access(p, os.W_OK) and is_plain and not os.path.islink(p): print(p)\n"
+    )
+    result = bench.python(workspace, code, timeout_s=60.0)
+    assert (result.ended, result.output) == (Ended.EXITED, b"")
+
+
+@ISOLATED
+def test_memory_of_all_processes_counts(bench, workspace):
+    code = "x = bytearray(128 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1"
+    result = bench.python(workspace, code)
+    assert (result.ended, result.exit_code) == (Ended.OUT_OF_MEMORY, -1)
+    child = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytes(1) * (128 << 20)'], check=True)"
+    assert bench.python(workspace, child).ended is Ended.OUT_OF_MEMORY
+    assert bench.sh(workspace, "echo usable").output == b"usable\n"
+
+
+@ISOLATED
+def test_processes_are_counted(bench, workspace):
+    code = "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(60)"
+    result = bench.python(workspace, code)
+    assert (result.ended, result.exit_code) == (Ended.OUT_OF_PROCESSES, -1)
+    popen = f"[subprocess.Popen(['sleep', '0.3']) for _ in range({SMALL.processes - 4})]"
+    assert bench.python(workspace, f"import subprocess\nfor p in {popen}: p.wait()").ended is Ended.EXITED
+
+
+@ISOLATED
+def test_a_fork_bomb_ends_and_leaves_the_workspace_usable(bench, workspace):
+    bench.sh(workspace, ":(){ :|:& };:; sleep 1", timeout_s=5.0)
+    assert bench.sh(workspace, "echo usable").output == b"usable\n"
+
+
+@ISOLATED
+@pytest.mark.parametrize("place", ["/workspace/big", "/tmp/big", "/dev/shm/big"])
+def test_a_full_disk_is_told(bench, workspace, place):
+    result = bench.sh(workspace, f"head -c 40M /dev/zero > {place}")
+    assert (result.ended, result.exit_code) == (Ended.OUT_OF_DISK, -1)
+    assert bench.sh(workspace, f"rm {place}; head -c 8M /dev/zero > {place}").ended is Ended.EXITED
+
+
+@ISOLATED
+def test_many_small_files_fill_the_disk_too(bench, workspace):
+    result = bench.python(workspace, "for i in range(100000): open(f'/tmp/{i}', 'w').close()", timeout_s=60.0)
+    assert result.ended is Ended.OUT_OF_DISK
+    assert bench.do(workspace.changed_files()) == {}
+
+
+@ISOLATED
+def test_a_program_in_its_own_session_dies_with_the_command(bench, workspace, command_lines):
+    marker = f"{86400 + random.random():.9f}"
+    result = bench.sh(workspace, f"setsid setsid sleep {marker} & trap '' TERM; sleep 30", timeout_s=0.5)
+    assert result.ended is Ended.TIMEOUT
+    assert command_lines(marker) == []
+    bench.sh(workspace, f"setsid sleep {marker} & sleep 0.1")
+    assert command_lines(marker) == []
+
+
+@ISOLATED
+def test_the_end_of_a_command_spares_those_beside_it(bench, workspace, command_lines):
+    """Its own descendants die wherever they have gone; another command's live on."""
+    marker = f"{86400 + random.random():.9f}"
+    orphans = f"for i in 1 2 3; do (setsid setsid sleep {marker} &) ; done; sleep 0.3"
+
+    async def both():
+        beside = workspace.run(["bash", "-c", "until [ -e go ]; do sleep 0.02; done; echo alive"], timeout_s=60.0)
+        task = asyncio.create_task(beside)
+        await workspace.run(["bash", "-c", orphans], timeout_s=30.0)
+        assert command_lines(marker) == []
+        await workspace.run(["bash", "-c", f"sleep {marker} & exec sleep {marker}"], timeout_s=0.3)
+        assert command_lines(marker) == []
+        await workspace.run(["touch", "go"], timeout_s=30.0)
+        return await task
+
+    assert bench.do(both()).output == b"alive\n"
+
+
+@ISOLATED
+def test_a_command_that_kills_whatever_it_can_ends_itself(bench, workspace):
+    result = bench.sh(workspace, "kill -9 1; kill -STOP 1; kill -9 -1; sleep 1")
+    assert result.ended in (Ended.SIGNALED, Ended.EXITED)
+    assert bench.sh(workspace, "echo usable").output == b"usable\n"
+
+
+@ISOLATED
+def test_taking_its_own_rights_away_changes_nothing(bench, workspace):
+    """What the agent did is still found, and counts."""
+    bench.sh(workspace, "echo beta > a.txt; chmod 000 a.txt docs .")
+    assert bench.do(workspace.changed_files()) == {"a.txt": b"beta\n"}
+    assert bench.sh(workspace, "echo usable").output == b"usable\n"
+
+
+@ISOLATED
+def test_folders_nested_without_end_are_refused(bench, workspace):
+    bench.python(workspace, "import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')")
+    with pytest.raises(ValueError, match="levels deep"):
+        bench.do(workspace.changed_files())
+
+
+@ISOLATED
+def test_no_network_but_its_own_loopback(bench, workspace):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        places = [(2, server.getsockname()), (2, ("192.0.2.1", 80)), (10, ("::1", server.getsockname()[1]))]
+        code = f"""
+import socket
+for family, place in {places!r}:
+    s = socket.socket(family)
+    s.settimeout(2)
+    try:
+        s.connect(place)
+        print("connected", place)
+    except OSError:
+        print("refused")
+s = socket.create_server(("127.0.0.1", 8080))
+c = socket.create_connection(("localhost", 8080))
+c.send(b"hello")
+print(s.accept()[0].recv(5))
+print(*(line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]))
+"""
+        assert bench.python(workspace, code).output == b"refused\n" * 3 + b"b'hello'\nlo\n"
+
+
+@ISOLATED
+def test_tmp_lasts_as_long_as_the_workspace_and_is_its_own(bench, workspace):
+    other = bench.workspace()
+    bench.sh(workspace, "echo kept > /tmp/f; echo kept > $HOME/g; touch /dev/shm/h")
+    assert bench.sh(workspace, "cat /tmp/f /tmp/g").output == b"kept\nkept\n"
+    assert bench.do(workspace.read_file("/tmp/f")) == b"kept\n"
+    assert bench.sh(other, "ls /tmp /dev/shm | grep -E '^[fgh]$'").exit_code == 1
+    bench.do(other.close())
+
+
+@ISOLATED
+def test_limits_of_a_process(bench, workspace):
+    result = bench.python(workspace, "x = [open('a.txt') for _ in range(2000)]")
+    assert result.exit_code == 1 and b"Too many open files" in result.output
+    result = bench.sh(workspace, "ulimit -c; kill -ABRT $$")
+    assert (result.ended, result.exit_code, result.output) == (Ended.SIGNALED, 6, b"0\n")
+
+
+@ISOLATED
+def test_own_packages_replace_the_default(bench, tmp_path):
+    packages = write_tree(tmp_path / "packages", {"only.py": "X = 42\n"})
+    tmp_path.chmod(0o755)
+    workspace = bench.do(bench.backend.open_workspace(bench.base, packages=packages, limits=SMALL))
+    assert bench.python(workspace, "import only; print(only.X)").output == b"42\n"
+    assert bench.python(workspace, "import pytest").exit_code == 1
+    assert bench.sh(workspace, "touch /packages/x").exit_code == 1
+    bench.do(workspace.close())
+
+
+@ISOLATED
+def test_large_requests_and_output(bench):
+    workspace = bench.workspace(Limits(memory_mib=256, disk_mib=64))
+    data = random.Random(0).randbytes(6 << 20)
+    bench.do(workspace.write_file("big", data))
+    assert bench.do(workspace.read_file("big")) == data
+    assert bench.do(workspace.changed_files()) == {"big": data}
+    assert bench.do(workspace.run(["true", "x" * 200_000], timeout_s=20.0)).exit_code == 126
+    result = bench.sh(workspace, "head -c 50M /dev/zero", timeout_s=60.0)
+    assert (result.ended, len(result.output) + result.omitted_bytes) == (Ended.EXITED, 50 << 20)
+    bench.do(workspace.close())
+
+
+@ISOLATED
+def test_output_can_be_read_while_a_command_runs(bench, workspace):
+    async def watch():
+        output = HeadTail(1000)
+        waits = ["bash", "-c", "echo first; until [ -e go ]; do sleep 0.02; done; echo last"]
+        task = asyncio.create_task(workspace.run(waits, timeout_s=60.0, output=output))
+        while output.read(0)[1] != b"first\n":
+            await asyncio.sleep(0.01)
+        await workspace.run(["touch", "go"], timeout_s=30.0)
+        await task
+        return output.read(6)
+
+    assert bench.do(asyncio.wait_for(watch(), 60.0)) == (6, b"last\n")
+
+
+@ISOLATED
+def test_tested_code_finds_no_channel_to_the_service(bench, workspace):
+    """The harness is forked and not executed anew: it holds its own report's descriptor alone."""
+    test = b"""
+import os
+
+def test_it():
+    for n in os.listdir("/proc/self/fd"):
+        if os.path.lexists(f"/proc/self/fd/{n}"):
+            print("open:", os.readlink(f"/proc/self/fd/{n}").split(":")[0])
+    import importlib.util
+    print("found:", importlib.util.find_spec("sandbox_service"), importlib.util.find_spec("grpc"))
+    assert 0
+"""
+    bench.do(workspace.write_file("test_it.py", test))
+    output = bench.harness(workspace, ["test_it.py"]).exec.output.decode()
+    assert "found: None None" in output
+    assert "open: pipe" in output and "socket" not in output and "memfd" not in output
