@@ -186,7 +186,7 @@ class Init:
             return False
         if name == "status":
             running.status += data
-            if running.is_command and (b"\nexit " in running.status or b"\nsignal " in running.status):
+            if not running.ended and (b"\nexit " in running.status or b"\nsignal " in running.status):
                 self._end_processes(running)
             return True
         limit = running.request[f"{name}_bytes"]
