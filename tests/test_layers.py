@@ -24,7 +24,7 @@ ORDER = [
     ["demonstrators", "renaming", "setup", "sft"],
     ["train"],
     ["main"],
-    ["bench", "compile"],
+    ["bench", "compile", "drill"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # Offline tools that handle the hidden half of task sets; the trainer never imports them.
