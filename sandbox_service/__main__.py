@@ -1,5 +1,7 @@
 """python -m sandbox_service: serves task sets on a loopback port, a unix socket or, with credentials, anywhere.
 
+`python -m sandbox_service doctor` says what works on this host, and what to do about the rest.
+
 Exit codes: 0 stopped, 1 a fault of the host, 2 bad arguments or task set, 3 isolation does not hold here.
 """
 
@@ -16,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox_service import scratch
+from sandbox_service import doctor, scratch
 from sandbox_service.backends.base import Backend, Isolation
 from sandbox_service.backends.docker import DockerBackend
 from sandbox_service.backends.jail import JailBackend
@@ -231,6 +233,9 @@ def watch_parent(stop: asyncio.Event):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["doctor"]:
+        return doctor.main(argv[1:])
     options = parse(argv)
     configure(options.log_level)
     scratch.remove_dead()
