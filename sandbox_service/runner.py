@@ -190,7 +190,7 @@ def read_report(outcome: HarnessResult, nonce: str) -> TestRun:
             for i, (status, kind, phase, path, line) in report["results"].items()
         }
         trusted = report["nonce"] == nonce and report["exit_code"] == execution.exit_code
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return silent
     bad = any(row[0] in BAD_STATUSES for row in rows.values())
     # Any other status: the session was cut short (sys.exit while collecting, pytest.exit, an internal error).

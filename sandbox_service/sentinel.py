@@ -87,6 +87,16 @@ def extra_file(
     return Planted({new: text}, frozenset({f"{new}::{name}"}))
 
 
+def seen(sources: Mapping[str, str], visible: Mapping[str, str]) -> frozenset[str]:
+    """Test functions of `sources`, as ids without parameters, that stand in `visible` just the same."""
+
+    def bodies(files: Mapping[str, str]) -> dict[str, str]:
+        return {f"{path}::{name}": ast.dump(test) for path, text in files.items() for name, test in _tests(parse(text))}
+
+    known = bodies(visible)
+    return frozenset(test_id for test_id, body in bodies(sources).items() if known.get(test_id) == body)
+
+
 class _Source:
     """A text, its syntax tree, and replacements of single nodes; all else keeps its place."""
 
@@ -114,10 +124,6 @@ class _Source:
         for start, end, text in sorted(self._edits, reverse=True):
             data = data[:start] + text.encode() + data[end:]
         return data.decode()
-
-
-def _has_equality(text: str, name: str) -> bool:
-    return any(_equalities(function) for n, function in _tests(parse(text)) if n == name)
 
 
 def _file(test_id: str) -> str:

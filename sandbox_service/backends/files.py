@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from sandbox_service.backends.base import WORKSPACE
 
 _ROOTS = (WORKSPACE, "/tmp")
-# What an entry costs beside its content.
-_ENTRY_BYTES = 100
+# What an entry costs beside its content: it is looked at one by one until its submission is graded.
+_ENTRY_BYTES = 1024
 # Folders below one another: each costs two descriptors and a few frames of the stack.
 _MAX_DEPTH = 100
 # It is gone, or something else has taken its place, since it was looked at.

@@ -2,8 +2,10 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from sandbox_service.graders.base import GradeRequest, TaskFault
 from sandbox_service.graders.controls import behaviour_preserving, text_neutral
@@ -18,18 +20,27 @@ ASSERTIONS = frozenset({"AssertionError", "Failed"})
 BROKEN = frozenset({"ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "TabError", "SystemExit"})
 SENTINEL_VARIANTS = 4
 CONTROL_VARIANTS = 16
+_dice = random.SystemRandom()
 
 Files = dict[str, bytes | None]
+Result = TypeVar("Result")
 
 
-async def together(runs: Iterable[Awaitable[TestRun]]) -> list[TestRun]:
-    """All runs at once; the first fault cancels the others and is raised as it is."""
+async def together(runs: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """All runs at once, begun in an order that nobody can know; results are in the given order.
+
+    So a submission cannot tell by the time which of them it is in. The first fault cancels the others and is raised as
+    it is.
+    """
+    tasks: dict[int, asyncio.Task[Result]] = {}
+    given = list(enumerate(runs))
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run) for run in runs]
+            for index, run in _dice.sample(given, len(given)):
+                tasks[index] = group.create_task(run)
     except BaseExceptionGroup as faults:
         raise faults.exceptions[0] from None
-    return [task.result() for task in tasks]
+    return [tasks[index].result() for index in range(len(given))]
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,8 @@ class Bench:
         self.start = apply_overlay(correct, request.task.visible)
         submitted = hashlib.sha256()
         for path, data in sorted(request.changed.items()):
-            submitted.update(path.encode() + b"\0" + (data or b"") + b"\0")
+            # The agent may give a file any name, text or not.
+            submitted.update(path.encode(errors="surrogatepass") + b"\0" + (data or b"") + b"\0")
         # Same submission, same controls; another submission, others. Few, so that runs without it can be remembered.
         self.seed = submitted.digest()[0] % CONTROL_VARIANTS
 
@@ -109,13 +121,16 @@ class Bench:
         return {p: _rewrite(p, data, lambda text: text_neutral(text, self.seed)) for p, data in files.items()}
 
     def rewritten_twin(self, files: Files, decoys: Sequence[Files], thorough: bool) -> Files:
-        """`decoys` are other versions of the files."""
+        """`decoys` are other versions of the files; a file that only they have is there too, so that its presence
+        tells nothing.
+        """
 
         def rewrite(path: str, text: str) -> str:
             others = [d[path].decode() for d in decoys if d.get(path) is not None]
             return behaviour_preserving(text, self.seed, others, thorough=thorough)
 
-        return {p: _rewrite(p, data, lambda text, p=p: rewrite(p, text)) for p, data in files.items()}
+        present = {p: next((v[p] for v in (files, *decoys) if v.get(p) is not None), None) for p in files}
+        return {p: _rewrite(p, data, lambda text, p=p: rewrite(p, text)) for p, data in present.items()}
 
     async def keeps_behaviour(self, twin: Files, *, buggy: bool) -> bool:
         """Whether the repository's own tests see no difference between a twin and the version it is made of."""

@@ -16,7 +16,7 @@ import random
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 
-from sandbox_service.graders.rewrites import FUNCTIONS, Rewriter, rename_locals
+from sandbox_service.graders.rewrites import FUNCTIONS, Rewriter, rename_locals, signs_in
 from sandbox_service.syntax import parse
 
 _WORDS = ("note", "see below", "checked", "as before", "kept simple", "order matters", "per call", "shared")
@@ -64,9 +64,9 @@ def _at_statement(token: tokenize.TokenInfo) -> bool:
 def behaviour_preserving(source: str, seed: int, decoys: Sequence[str] = (), *, thorough: bool = True) -> str:
     """The same behaviour in other code, formatted anew.
 
-    Function locals get new names and dead statements are added; when `thorough`, comparisons change sides, branches
-    are swapped, and numbers, strings and method names in functions are put together at run time. Returns a source
-    that cannot be parsed as it is.
+    Function locals get new names and dead statements are added; when `thorough`, operators, constants and method names
+    in functions are looked up or put together at run time, and branches are swapped. Returns a source that cannot be
+    parsed as it is.
     """
     rng = random.Random(seed)
     try:
@@ -81,12 +81,13 @@ def behaviour_preserving(source: str, seed: int, decoys: Sequence[str] = (), *, 
     original = {name: ast.dump(node) for name, node in functions_of(tree)}
     rewriter = Rewriter(rng, fresh)
     for name, node in functions_of(tree):
+        variants = [v for v in (dict(functions_of(other)).get(name) for other in others) if v is not None]
+        signs = frozenset[str]().union(*(signs_in(v) for v in (node, *variants)))
         rename_locals(node, fresh)
-        rewriter.rewrite(node, thorough)
+        rewriter.rewrite(node, thorough, signs)
         dead = [parse(f"{next(fresh)} = {rng.randrange(99)} {rng.choice(['<', '>=', '-', '*'])} 7").body[0]]
-        for other in others:
-            variant = dict(functions_of(other)).get(name)
-            if variant is not None and ast.dump(variant) != original[name]:
+        for variant in variants:
+            if ast.dump(variant) != original[name]:
                 dead.append(_as_dead_code(variant, next(fresh)))
         node.body[_after_docstring(node.body) : _after_docstring(node.body)] = dead
     top = _after_imports_of_future(tree.body)

@@ -1,54 +1,73 @@
 """Code editing, and bug fixing: 1 when all known tests pass on the agent's source files, else 0.
 
-The tree that is graded is the buggy repository with all tests, in which only the agent's source files are put. The
-tests run twice: as they are (every fail-to-pass and pass-to-pass id must be present and passed), and with some
-expectations turned wrong in place (those must fail; see `sentinel`).
+The tree that is graded is the buggy repository with all tests, in which only the agent's source files are put. All
+tests run as they are: every fail-to-pass and pass-to-pass id must be present and passed. Then the tests that the agent
+has not seen run a few times more, in an order that nobody can know: as they are, and with expectations turned wrong in
+place (see `sentinel`), where they must fail. Code that makes tests pass would have to know which is which; one that
+guesses each time is right in one of 2 ** ROUNDS submissions.
 """
 
-import ast
-import difflib
-from collections.abc import Iterable
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
-from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files, must_fail
+from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files, must_fail, together
 from sandbox_service.graders.paths import accepted_changes, is_test
-from sandbox_service.runner import Runner
-from sandbox_service.sentinel import plant
-from sandbox_service.syntax import parse
+from sandbox_service.runner import Runner, TestRun
+from sandbox_service.sentinel import plant, seen
 
 PLANTED_PASS_TO_PASS = 3
-_COMPARISONS = frozenset(
-    {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__len__", "__contains__", "__hash__"}
-    | {"__instancecheck__", "__subclasscheck__", "__class__"}
+# Half of them with right expectations, half with wrong ones.
+ROUNDS = 6
+_COMPARISON = re.compile(
+    rb"^\s+(?:def\s+)?__(?:eq|ne|lt|le|gt|ge|bool|len|contains|hash|instancecheck|subclasscheck|class)__\s*[(=]", re.M
 )
 
 
 async def grade(request: GradeRequest, runner: Runner) -> Grade:
     bench = await Bench.make(request, runner)
-    accepted = accepted_changes(request.changed, request.environment, bench.start)
+    accepted = await asyncio.to_thread(accepted_changes, request.changed, request.environment, bench.start)
     originals = {path: bench.correct[path] for path in bench.known_paths}
     run = await bench.run_complete({**accepted, **originals}, bench.known_paths, buggy=True)
     f2p, p2p = run.passed(request.instance.fail_to_pass), run.passed(request.instance.pass_to_pass)
     passed = run.reported and f2p == p2p == 1
-    honest = False
+    confirmed = 0.0
     if passed:
-        files, expected = await _sentinel(bench)
-        for _ in range(2):  # what came to its end a moment ago may be stopped by a host under load
-            wrong = await bench.run_complete({**accepted, **files}, bench.known_paths, buggy=True)
-            if wrong.reported:
-                break
-        honest = must_fail(wrong, expected)
+        confirmed = await _confirm(bench, accepted, originals)
     else:
         await _check_gold(bench)
     components = {
         "f2p_passed": f2p,
         "p2p_passed": p2p,
         "reported": float(run.reported),
-        "sentinel_failed": float(honest),
-        **_measures(bench, accepted),
+        "confirmed": confirmed,
+        **await asyncio.to_thread(_measures, bench, accepted),
     }
-    detail = "" if passed == honest else "tests with wrong expectations passed too"
-    return Grade(float(passed and honest), components, detail=detail)
+    right = passed and confirmed == 1
+    detail = "" if passed == right else "it does not tell right expectations from wrong ones"
+    return Grade(float(right), components, detail=detail)
+
+
+async def _confirm(bench: Bench, accepted: Files, originals: Files) -> float:
+    """The share of rounds that ended as they must."""
+    planted, expected = await _sentinel(bench)
+    names = {i.partition("[")[0] for i in expected}
+    ids = [i for i in bench.known_ids if i.partition("[")[0] in names]
+    paths = sorted({i.partition("::")[0] for i in ids})
+
+    async def run(files: Files) -> TestRun:
+        for _ in range(2):  # what came to its end a moment ago may be stopped by a host under load
+            done = await bench.run_complete({**accepted, **files}, paths, buggy=True, test_ids=ids)
+            if done.reported:
+                break
+        return done
+
+    half = ROUNDS // 2
+    runs = await together([run(originals) for _ in range(half)] + [run(planted) for _ in range(half)])
+    passed = [run.reported and run.passed(ids) == 1 for run in runs[:half]]
+    return sum([*passed, *(must_fail(run, expected) for run in runs[half:])]) / len(runs)
 
 
 async def _check_gold(bench: Bench) -> None:
@@ -59,21 +78,28 @@ async def _check_gold(bench: Bench) -> None:
 
 
 async def _sentinel(bench: Bench) -> tuple[Files, list[str]]:
-    """Test files with wrong expectations, and the ids that are proven to fail for them on the correct tree."""
+    """Test files with wrong expectations, and the ids that are proven to fail for them on the correct tree.
+
+    Only in tests that the agent has not seen, where there are any: in others it could see which are wrong.
+    """
     instance = bench.request.instance
     sources = {path: bench.correct[path].decode() for path in bench.known_paths}
+    visible = {path: bench.start[path].decode() for path in bench.known_paths if path in bench.start}
+    known = seen(sources, visible)
+    hidden = [i for i in instance.fail_to_pass if i.partition("[")[0] not in known] or list(instance.fail_to_pass)
     on_bug = await bench.run_complete({}, bench.known_paths, buggy=True, pristine=True)
     lines = {i: on_bug.places[i].line for i in instance.fail_to_pass if i in on_bug.places}
     others = sorted(instance.pass_to_pass)
-    for attempt in range(2):
+    for attempt in range(3):
         seed = (bench.seed + attempt) % SENTINEL_VARIANTS
         few = [others[(seed * 7 + k * 13) % len(others)] for k in range(min(PLANTED_PASS_TO_PASS, len(others)))]
-        planted = plant(sources, [*instance.fail_to_pass, *few], seed, lines)
+        # The last resort, for tests in which nothing can be turned wrong.
+        planted = plant(sources, hidden if attempt < 2 else [*hidden, *few], seed, lines)
         files = {path: text.encode() for path, text in planted.files.items()}
         on_gold = await bench.run_complete(files, bench.known_paths, buggy=False, pristine=True)
         expected = [i for i in bench.known_ids if planted.covers(i) and must_fail(on_gold, [i])]
         if expected:
-            return files, expected
+            return {**{p: bench.correct[p] for p in bench.known_paths}, **files}, expected
     raise TaskFault(f"{instance.instance_id}: its tests do not fail when their expectations are wrong")
 
 
@@ -86,24 +112,17 @@ def _measures(bench: Bench, accepted: Files) -> dict[str, float]:
         "touched_tests": float(sum(is_test(path, bench.request.environment) for path in changed)),
         "filtered_files": float(len(changed.keys() - accepted.keys())),
         "changed_lines_ratio": lines / max(gold_lines, 1),
-        "new_comparison_methods": float(len(_comparisons(accepted.values()) - _comparisons(bench.correct.values()))),
+        # Only logged, because a fix may well need one.
+        "new_comparison_methods": float(max(0, _comparisons(accepted, accepted) - _comparisons(bench.start, accepted))),
     }
 
 
 def _changed_lines(before: bytes | None, after: bytes | None) -> int:
-    old, new = ((d or b"").decode(errors="replace").splitlines() for d in (before, after))
-    return sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in difflib.unified_diff(old, new, n=0))
+    """Lines that only one version has; in whatever order, since an agent's file may make any real comparison slow."""
+    old, new = (Counter((data or b"").splitlines()) for data in (before, after))
+    return (old - new).total() + (new - old).total()
 
 
-def _comparisons(contents: Iterable[bytes | None]) -> set[str]:
-    """Methods that decide comparisons, as Class.method; only logged, because a fix may well need one."""
-    found = set()
-    for data in contents:
-        try:
-            tree = parse(data or b"")
-        except (SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                found |= {f"{node.name}.{m.name}" for m in node.body if getattr(m, "name", "") in _COMPARISONS}
-    return found
+def _comparisons(files: Mapping[str, bytes | None], paths: Iterable[str]) -> int:
+    """How many methods decide comparisons. By the text alone: an agent's source may be made to break a parser."""
+    return sum(len(_COMPARISON.findall(files.get(path) or b"")) for path in paths)

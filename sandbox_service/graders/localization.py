@@ -8,12 +8,14 @@ from sandbox_service.runner import Runner
 from sandbox_service.tasks import apply_overlay
 
 MAX_PATHS = 20
+MAX_PATH_CHARACTERS = 4096
 
 
 def decide(files: Sequence[str], truth: Collection[str], tree: Collection[str]) -> dict[str, float]:
-    """Precision, recall, F1 and exactness in [0, 1]; a glob or more than MAX_PATHS paths are no answer at all."""
-    answer = canonical_set(files, tree)
-    if len(files) > MAX_PATHS or any(c in path for path in answer for c in "*?["):
+    """Precision, recall, F1 and exactness in [0, 1]; a glob, or more than can be meant, is no answer at all."""
+    too_much = len(files) > MAX_PATHS or any(len(path) > MAX_PATH_CHARACTERS for path in files)
+    answer = frozenset() if too_much else canonical_set(files, tree)
+    if any(c in path for path in answer for c in "*?["):
         answer = frozenset()
     hits = len(answer & set(truth))
     precision = hits / len(answer) if answer else 0.0

@@ -39,5 +39,6 @@ def _fingerprint(request: GradeRequest) -> str:
     for part in (request.task_set.digest, request.task.task_id, request.reward_mode, request.submission):
         whole.update(repr(part).encode() + b"\0")
     for path, data in sorted(request.changed.items()):
-        whole.update(repr((path, data)).encode() + b"\0")
+        whole.update(f"{path!r} {-1 if data is None else len(data)}\0".encode())
+        whole.update(data or b"")
     return whole.hexdigest()

@@ -2,7 +2,7 @@
 
 import ast
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sandbox_service.syntax import parse
 
@@ -10,7 +10,11 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Code that can see its own local names.
 _INTROSPECTION = frozenset({"locals", "vars", "eval", "exec", "globals", "dir", "getattr"})
-_MIRRORED = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE, ast.Eq: ast.Eq, ast.NotEq: ast.NotEq}
+# Names in the standard library's `operator`, whose functions do exactly what the signs do.
+_PAIRS = "Lt:lt LtE:le Eq:eq NotEq:ne GtE:ge Gt:gt Add:add Sub:sub Mult:mul Div:truediv FloorDiv:floordiv Mod:mod"
+_PAIRS += " Pow:pow LShift:lshift RShift:rshift BitAnd:and_ BitOr:or_ BitXor:xor MatMult:matmul"
+_SIGNS = {getattr(ast, kind): name for kind, name in (pair.split(":") for pair in _PAIRS.split())}
+_NAMED = (None, True, False)
 
 
 def rename_locals(function: ast.FunctionDef | ast.AsyncFunctionDef, fresh: Iterator[str]) -> None:
@@ -56,23 +60,45 @@ def _stored_here(function: ast.AST) -> set[str]:
     return names
 
 
+def signs_in(function: ast.AST) -> frozenset[str]:
+    """Operators that a function uses and that a Rewriter hides, by their names."""
+    kinds = (op for node in ast.walk(function) for op in (*getattr(node, "ops", ()), getattr(node, "op", None)))
+    return frozenset(_SIGNS[type(kind)] for kind in kinds if type(kind) in _SIGNS)
+
+
 class Rewriter(ast.NodeTransformer):
-    """Writes the code of functions differently; counts on module constants that `constants` defines."""
+    """Writes the code of functions differently; counts on module constants that `constants` defines.
+
+    Operators, None, True and False become entries of tables, numbers and names sums: neither the tree nor the
+    instructions that are executed show which they are.
+    """
 
     def __init__(self, rng: random.Random, fresh: Iterator[str]):
         self._rng, self._fresh = rng, fresh
         self._offset, self._blank, self._base = next(fresh), next(fresh), rng.randrange(2, 9)
+        self._table, self._values = next(fresh), next(fresh)
+        self._order = sorted(_SIGNS.values(), key=lambda _: rng.random())
 
-    def rewrite(self, function: ast.FunctionDef | ast.AsyncFunctionDef, thorough: bool) -> None:
-        """Changes `function` in place; its signature and decorators stay."""
+    def rewrite(
+        self, function: ast.FunctionDef | ast.AsyncFunctionDef, thorough: bool, signs: Iterable[str] = ()
+    ) -> None:
+        """Changes `function` in place; its signature and decorators stay. `signs` are called in it too, for nothing."""
         docstring = function.body[:1] if ast.get_docstring(function, clean=False) is not None else []
-        body = function.body[len(docstring) :]
+        body, calls = function.body[len(docstring) :], []
         if thorough:
             body = [self.visit(statement) for statement in body]
-        function.body = [*docstring, *self._name_results(body)]
+            seven = ast.Constant(7)
+            calls = [ast.Expr(ast.Call(self._sign(s), [seven, seven], [])) for s in sorted(set(signs) - {"matmul"})]
+        function.body = [*docstring, *calls, *self._name_results(body)]
 
     def constants(self) -> list[ast.stmt]:
-        return parse(f"{self._offset} = {self._base}\n{self._blank} = ''").body
+        operators = f"[getattr(__import__('operator'), name) for name in {self._order!r}]"
+        constants = [f"{self._offset} = {self._base}", f"{self._blank} = ''", f"{self._table} = {operators}"]
+        return parse("\n".join([*constants, f"{self._values} = {_NAMED!r}"])).body
+
+    def _sign(self, name: str) -> ast.expr:
+        index = self.visit_Constant(ast.Constant(self._order.index(name)))
+        return ast.Subscript(ast.Name(self._table, ast.Load()), index, ast.Load())
 
     def _name_results(self, body: list[ast.stmt]) -> list[ast.stmt]:
         """`return E` as the last statement becomes `v = E; return v`."""
@@ -118,15 +144,14 @@ class Rewriter(ast.NodeTransformer):
         return node
 
     def visit_Compare(self, node):
-        simple = len(node.ops) == 1 and any(
-            isinstance(e, ast.Name | ast.Constant) for e in (node.left, *node.comparators)
-        )
-        rebinds = any(isinstance(n, ast.NamedExpr | ast.Await | ast.Yield) for n in ast.walk(node))
         self.generic_visit(node)
-        if simple and not rebinds and type(node.ops[0]) in _MIRRORED:
-            mirrored = _MIRRORED[type(node.ops[0])]()
-            return ast.Compare(node.comparators[0], [mirrored], [node.left])
-        return node
+        if len(node.ops) > 1 or type(node.ops[0]) not in _SIGNS:
+            return node
+        return ast.Call(self._sign(_SIGNS[type(node.ops[0])]), [node.left, *node.comparators], [])
+
+    def visit_BinOp(self, node):
+        self.generic_visit(node)
+        return ast.Call(self._sign(_SIGNS[type(node.op)]), [node.left, node.right], [])
 
     def visit_Call(self, node):
         method = node.func if isinstance(node.func, ast.Attribute) else None
@@ -138,6 +163,9 @@ class Rewriter(ast.NodeTransformer):
 
     def visit_Constant(self, node):
         value = node.value
+        if value is None or type(value) is bool:
+            index = self.visit_Constant(ast.Constant(_NAMED.index(value)))
+            return ast.Subscript(ast.Name(self._values, ast.Load()), index, ast.Load())
         if type(value) is int:
             rest = value - self._base
             return ast.BinOp(_number(rest), ast.Add(), ast.Name(self._offset, ast.Load()))

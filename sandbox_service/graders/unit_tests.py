@@ -5,7 +5,8 @@ the correct version and on two twins of it (see `controls`). A mutant counts as 
 test that passes on the correct version fails in its body or in a fixture, by an assertion or by an exception from the
 repository's code. A mutant on which the run exceeds its time or memory counts as killed too: the limit is far above
 what the correct version took, and a mutant that loops for ever is no less wrong. A mutant that cannot be imported is
-not killed by that. Mutants run rewritten, with the correct code as a decoy, so that reading the code kills none.
+not killed by that. Mutants run rewritten, with the correct code as a decoy, so that reading the code kills none; and
+twins of the correct code run among them and after them, so that neither the time nor the load of the host tells them.
 """
 
 import math
@@ -20,6 +21,7 @@ MUTANT_MIN_LIMIT_S = 5.0
 MUTANT_LIMIT_FACTOR = 10.0
 # With fewer mutants each runs several times, so that tests that fail at random earn next to nothing.
 MUTANT_RUNS = 4
+TWINS_AMONG_MUTANTS = 2
 
 
 def kills(run: TestRun, passing: Collection[str], is_source: Callable[[str], bool]) -> bool:
@@ -55,9 +57,11 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     thorough = await attempt.twins_pass(passing)
     if thorough is None:
         return Grade(0.0, components, detail="the tests do not pass on a twin of the correct code")
-    components["controls_hold"] = 1.0
     limit_s = max(MUTANT_MIN_LIMIT_S, MUTANT_LIMIT_FACTOR * on_gold.wall_s)
     on_mutants = await attempt.run_mutants(thorough, min(limit_s, request.environment.timeout_s))
+    if on_mutants is None:
+        return Grade(0.0, components, detail="the tests do not pass on the correct code every time")
+    components["controls_hold"] = 1.0
     killed = [all(kills(run, passing, bench.is_source) for run in runs) for runs in on_mutants]
     rate = sum(killed) / len(killed)
     components["kill_rate"] = rate
@@ -106,9 +110,17 @@ class _Attempt:
             return False
         return None if await self._bench.keeps_behaviour(twin, buggy=False) else False
 
-    async def run_mutants(self, thorough: bool, limit_s: float) -> list[list[TestRun]]:
-        """The runs on each mutant."""
-        versions = [self._bench.rewritten_twin(m, [self.gold], thorough) for m in self._mutants()]
+    async def run_mutants(self, thorough: bool, limit_s: float) -> list[list[TestRun]] | None:
+        """The runs on each mutant; None when the tests fail on a twin of the correct code that runs among them."""
+        mutants = self._mutants()
+        versions = [self._bench.rewritten_twin(m, [self.gold], thorough) for m in mutants]
         repeats = math.ceil(MUTANT_RUNS / len(versions))
-        runs = await together(self.run(version, timeout_s=limit_s) for version in versions for _ in range(repeats))
-        return [runs[i : i + repeats] for i in range(0, len(runs), repeats)]
+        twin = self._bench.rewritten_twin(self.gold, mutants, thorough)
+        crowd = [version for version in versions for _ in range(repeats)] + [twin] * TWINS_AMONG_MUTANTS
+        runs = await together(self.run(version, timeout_s=limit_s) for version in crowd)
+        for index in range(len(crowd) - TWINS_AMONG_MUTANTS, len(crowd) + 1):
+            # The last is begun when every mutant has been run. A host under load may stop one: once more, then.
+            run = runs[index] if index < len(crowd) else await self.run(twin, timeout_s=limit_s)
+            if not self.passes(run) and (run.reported or not self.passes(await self.run(twin, timeout_s=limit_s))):
+                return None
+        return [runs[i : i + repeats] for i in range(0, len(versions) * repeats, repeats)]

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from sandbox_service.backends.base import Backend, Ended, ExecResult, Limits, Workspace
 from sandbox_service.graders import Submission
 
@@ -32,6 +34,8 @@ class Cheat:
     minimum: float = 0.0
     # Rests on how a backend runs the harness or reads files, not on the graders alone: tried on every backend.
     everywhere: bool = False
+    # Takes more than a moment.
+    deep: bool = False
 
     @property
     def category(self) -> str:
@@ -95,6 +99,7 @@ class Assault:
     # Returns how it was held; raises Succeeded when it was not.
     act: Callable[[Field], Awaitable[str]]
     limits: Limits = LIMITS
+    deep: bool = False
 
 
 def escape(name: str, aims_for: str, program: str) -> Assault:
@@ -104,6 +109,15 @@ def escape(name: str, aims_for: str, program: str) -> Assault:
 def denial(name: str, aims_for: str, program: str, *wanted: Ended, timeout_s: float = TIMEOUT_S, **options) -> Assault:
     """`wanted`: the ends that are allowed."""
     return Assault(name, "denial", aims_for, lambda field: field.ends(program, *wanted, timeout_s=timeout_s), **options)
+
+
+def rows(*tables) -> list:
+    """The attacks of some modules as parameters of a test."""
+    attacks = [attack for module in tables for attack in getattr(module, "ATTACKS", None) or module.ASSAULTS]
+    marks = {True: [pytest.mark.deep], False: []}
+    return [
+        pytest.param(attack, id=f"{attack.category}: {attack.name}", marks=marks[attack.deep]) for attack in attacks
+    ]
 
 
 def code(text: str) -> str:

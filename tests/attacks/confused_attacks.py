@@ -157,7 +157,7 @@ async def _evil_programs(field: Field) -> str:
 
 ASSAULTS = [
     Assault("links that lead outside", "escape", "the service follows them", _links),
-    Assault("a link in the moment between check and use", "escape", "the service follows it", _race),
+    Assault("a link in the moment between check and use", "escape", "the service follows it", _race, deep=True),
     Assault("servers on the host's loopback", "escape", "a connection to the host", _host_sockets),
     Assault("another sandbox's files and processes", "escape", "work of another agent", _neighbour),
     Assault("the tree that all sandboxes stand on", "escape", "a change that others see", _base_tree),

@@ -42,6 +42,7 @@ ASSAULTS = [
         """,
         *(TIMEOUT, PROCESSES, EXITED, SIGNALED),
         timeout_s=SHORT_S,
+        deep=True,
     ),
     denial(
         "threads without end",
@@ -67,6 +68,7 @@ ASSAULTS = [
         time.sleep(2)
         """,
         *(MEMORY, SIGNALED, EXITED),
+        deep=True,
     ),
     denial(
         "memory that no process owns",
@@ -143,6 +145,7 @@ ASSAULTS = [
         """,
         TIMEOUT,
         timeout_s=SHORT_S,
+        deep=True,
     ),
     denial(
         "a child keeps the output open",
@@ -182,6 +185,7 @@ ASSAULTS = [
         """,
         TIMEOUT,
         timeout_s=SHORT_S,
+        deep=True,
     ),
     denial(
         "a storm of signals",
@@ -286,6 +290,7 @@ ASSAULTS = [
         """,
         TIMEOUT,
         timeout_s=SHORT_S,
+        deep=True,
     ),
     denial(
         "locks on shared files",

@@ -174,9 +174,13 @@ def unit_tests():
     """)  # fmt: skip
 
 
+# Every mutant is tried on these; the others show the same in the suite that is always run.
+LONG = {f"by {fact}" for fact in _facts(shelf.PRICES) if fact not in ("hash of the file", "syntax tree", "bytecode")}
+LONG |= {"import only", "visible tests copied", "by the file's age", "by how often fragments occur"}
+
 ATTACKS = [
     *(Cheat(f"reproduction: {n}", REPRODUCTION, {shelf.REPRODUCTION_PATH: text}) for n, text in reproductions()),
-    *(Cheat(f"unit tests: {n}", UNIT_TESTS, {shelf.UNIT_TESTS_PATH: text}) for n, text in unit_tests()),
+    *(Cheat(f"unit tests: {n}", UNIT_TESTS, {shelf.UNIT_TESTS_PATH: text}, deep=n in LONG) for n, text in unit_tests()),
     Cheat("reproduction: nothing at all", REPRODUCTION),
     Cheat("reproduction: at another path", REPRODUCTION, {"tests/test_other.py": "def test_it():\n    assert False\n"}),
     Cheat("unit tests: nothing at all", UNIT_TESTS),

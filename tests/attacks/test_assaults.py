@@ -13,13 +13,13 @@ import confused_attacks
 import denial_attacks
 import escape_attacks
 import pytest
-from attack import Field
+from attack import Field, rows
 from bench import make_bench
 
 from sandbox_service.backends.base import Ended
 from sandbox_service.backends.jail import JailBackend
 
-ASSAULTS = [*escape_attacks.ASSAULTS, *confused_attacks.ASSAULTS, *denial_attacks.ASSAULTS]
+ASSAULTS = rows(escape_attacks, confused_attacks, denial_attacks)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ async def carry_out(assault, backend, base, secret) -> str:
     return got
 
 
-@pytest.mark.parametrize("assault", ASSAULTS, ids=lambda assault: f"{assault.category}: {assault.name}")
+@pytest.mark.parametrize("assault", ASSAULTS)
 def test_assault_is_held(jail, secret, note, assault):
     got = jail.do(carry_out(assault, jail.backend, jail.base, secret))
     assert os.path.exists(secret)

@@ -1,19 +1,25 @@
 """Every known way to cheat scores the minimum, and honest work of every kind the maximum."""
 
 import answer_attacks
+import evading_attacks
 import fingerprint_attacks
 import pytest
 import shelf
 import source_attacks
+import telling_attacks
+from attack import rows
 
 from sandbox_service.graders import Submission
 
-ATTACKS = [*source_attacks.ATTACKS, *fingerprint_attacks.ATTACKS, *answer_attacks.ATTACKS]
+ATTACKS = rows(source_attacks, fingerprint_attacks, answer_attacks, telling_attacks, evading_attacks)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_attack_scores_the_minimum(desk, note, attack):
-    grade = desk.grade(attack.task_id, attack.changed, submission=attack.submission)
+    if attack.program:
+        grade = desk.play(attack.task_id, attack.program, attack.submission)
+    else:
+        grade = desk.grade(attack.task_id, attack.changed, submission=attack.submission)
     assert grade.reason is None, grade.detail
     assert grade.reward == attack.minimum
     note("jail", attack.category, attack.name, attack.aims_for, f"reward {grade.reward:g}")

@@ -151,7 +151,7 @@ LIMIT_MUTANTS = tuple(
     )
 )
 # A wrong value: one test fails by an assertion.
-LIMIT_ID, CRASH_ID = "shelf-limit", "shelf-crash"
+LIMIT_ID, CRASH_ID, ADDED_ID = "shelf-limit", "shelf-crash", "shelf-added"
 CRASH_BUG = changed(STOCK, ("self._items.get(name.strip().lower(), 0)", "self._items[name.strip().lower()]"))
 CRASH_PRICES = changed(PRICES, ("(1 if rest else 0)", "1"))
 
@@ -187,6 +187,22 @@ def _crash(tree: str) -> Instance:
     return Instance(CRASH_ID, "shelf", tree, bug, f2p, p2p, "src/shelf/prices.py", "parcels", mutants, candidates)
 
 
+ROUNDING = "def to_cents(amount):\n    return round(amount, 2)\n"
+ADDED_PRICES = changed(
+    PRICES,
+    ("LIMIT = 100\n", "from shelf.rounding import to_cents\n\nLIMIT = 100\n"),
+    ("round(total * (100 - percent) / 100, 2)", "to_cents(total * (100 - percent) / 100)"),
+)
+
+
+def _added(tree: str) -> Instance:
+    """The gold change makes a new file."""
+    bug = {"src/shelf/prices.py": changed(PRICES, ("/ 100, 2)", "/ 100, 0)")), "src/shelf/rounding.py": None}
+    f2p = (f"{T}::test_discount_is_rounded",)
+    p2p = tuple(i for i in PRICE_TESTS + STOCK_TESTS if i not in f2p)
+    return Instance(ADDED_ID, "shelf", tree, bug, f2p, p2p, "src/shelf/prices.py", "discount")
+
+
 def _visible(skill: str, instance: Instance) -> dict[str, str | None]:
     hidden = {i.partition("[")[0].rpartition("::")[2] for i in instance.fail_to_pass}
     if skill == "unit_tests":
@@ -205,11 +221,13 @@ def write_shelf(path: Path) -> TaskSet:
     """Writes the task set into `path` and reads it back. Task ids are INSTANCE-SKILL, review-0 and review-1."""
     writer = TaskSetWriter("shelf")
     tree = writer.add_tree({name: text.encode() for name, text in FILES.items()})
+    added = {**FILES, "src/shelf/prices.py": ADDED_PRICES, "src/shelf/rounding.py": ROUNDING}
+    added_tree = writer.add_tree({name: text.encode() for name, text in added.items()})
     writer.environments["shelf"] = ENVIRONMENT
     paths = {"unit_tests": UNIT_TESTS_PATH, "reproduction": REPRODUCTION_PATH}
-    for instance in (_limit(tree), _crash(tree)):
+    for instance in (_limit(tree), _crash(tree), _added(added_tree)):
         writer.instances.append(instance)
-        for skill in SKILLS:
+        for skill in SKILLS if instance.candidates else ("editing", "reproduction"):
             for candidate in (0, 1) if skill == "review" else (-1,):
                 name = f"{instance.instance_id}-{skill}" + (f"-{candidate}" if candidate >= 0 else "")
                 hidden = HiddenTask(

@@ -8,7 +8,7 @@ import shelf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox_service.sentinel import extra_file, plant, wrong
+from sandbox_service.sentinel import extra_file, plant, seen, wrong
 
 VALUES = st.recursive(
     st.one_of(
@@ -106,3 +106,12 @@ def test_extra_file_keeps_one_test_and_takes_a_free_name():
         assert tests == [only.rpartition("::")[2]]
     ((path, text),) = extra_file({}, [], taken, "tests", 3).files.items()
     assert path.startswith("tests/test_values") and "assert" in text
+
+
+def test_a_test_is_seen_when_it_stands_in_the_visible_file_just_the_same():
+    visible = SOURCE.replace("assert f(1) == 2\n    assert f(2)", "assert f(2)").replace(
+        "def test_truth", "def test_lie"
+    )
+    known = {f"t.py::{n}" for n in ("TestX::test_text", "TestX::test_raises", "test_short", "test_cases")}
+    assert seen({"t.py": SOURCE}, {"t.py": "# moved by a line\n" + visible}) == known
+    assert seen({"t.py": SOURCE}, {"other.py": SOURCE}) == frozenset()
