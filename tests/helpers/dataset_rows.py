@@ -70,7 +70,10 @@ echo ">>>>> Test Exit Code: $SWEBENCH_TEST_EXIT_CODE"
 
 
 def write_clone(folder: Path) -> str:
-    """A repository folder/acme/money with one commit, and a later one that holds the fix; returns the first's hash."""
+    """A repository folder/acme/money: a commit with the bug, its fix (main), and the bug again (branch bug).
+
+    Returns the first commit's hash.
+    """
     root = folder / "acme" / "money"
     root.mkdir(parents=True)
 
@@ -81,7 +84,8 @@ def write_clone(folder: Path) -> str:
 
     git("init", "-q", "-b", "main")
     commits = []
-    for files in (BEFORE, AFTER):
+    for files, branch in ((BEFORE, "main"), (AFTER, "main"), (AFTER | {foreign.SOURCE: foreign.BUG}, "bug")):
+        git("checkout", "-q", "-B", branch)
         for path, text in files.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(text)
@@ -246,5 +250,7 @@ def write_mle(folder: Path) -> Path:
     )
     (root / "description.md").write_text("Predict which messages are spam.\n")
     (root / "grade.py").write_text("def grade(submission, answers):\n    return 0.5\n")
-    (root / "leaderboard.csv").write_text("scoreNullable,score\n" + "".join(f",{1 - n / 1000}\n" for n in range(150)))
+    (root / "leaderboard.csv").write_text(
+        "scoreNullable,score\n" + "".join(f",{1 - n / 1000:.3f}\n" for n in range(150))
+    )
     return folder

@@ -69,7 +69,7 @@ def convert(record: Record, base: Mapping[str, bytes] | None, options: Options, 
     if record.hidden_files:
         return _convert_whole(record, options, split)
     parts = _parts(record)
-    environment = _environment(record, parts, options)
+    environment = _environment(record, parts, options, base or ())
     trees = _trees(record, parts, base) if base is not None else None
     _check_gradable(record, environment, trees)
     instance = _instance(record, environment, parts, trees)
@@ -109,14 +109,14 @@ def _parts(record: Record) -> _Parts:
     return _Parts(source, (*tests, *(d for d in gold if is_test_path(d.path))))
 
 
-def _environment(record: Record, parts: _Parts, options: Options) -> Environment:
+def _environment(record: Record, parts: _Parts, options: Options, base: Collection[str] = ()) -> Environment:
     is_local = "local" in (options.image, record.image)
     setup = without_image(record.setup) if is_local else record.setup
     environment = Environment(
         environment_id="",
         packages=options.packages if is_local else (),
         source_roots=(".",),
-        test_roots=_test_roots(record, parts),
+        test_roots=_test_roots(record, parts, base),
         timeout_s=record.timeout_s,
         image="" if is_local else record.image,
         workdir="" if is_local else record.workdir,
@@ -129,18 +129,22 @@ def _environment(record: Record, parts: _Parts, options: Options) -> Environment
     return replace(environment, environment_id=f"{record.dataset}-{digest[:16]}")
 
 
-def _test_roots(record: Record, parts: _Parts) -> tuple[str, ...]:
-    """Outermost folders of tests that hold no source file of the change, else the test files themselves."""
-    paths = {p for d in parts.tests for p in (d.old, d.new) if p} | set(record.test_texts)
-    paths |= {i.partition("::")[0] for i in (*record.fail_to_pass, *record.pass_to_pass) if "::" in i and "/" in i}
+def _test_roots(record: Record, parts: _Parts, base: Collection[str]) -> tuple[str, ...]:
+    """Outermost folders of tests that hold no source file of the change; else the record's test files themselves."""
+    own = {p for d in parts.tests for p in (d.old, d.new) if p} | set(record.test_texts)
+    own |= {i.partition("::")[0] for i in (*record.fail_to_pass, *record.pass_to_pass) if "::" in i and "/" in i}
     touched = [p for d in parts.source for p in (d.old, d.new) if p]
-    roots = set()
-    for path in paths:
-        folders = path.split("/")[:-1]
-        named = (n for n, folder in enumerate(folders, 1) if folder in _TEST_ROOTS)
-        root = "/".join(folders[: next(named, 0)])
-        roots.add(path if not root or any(t.startswith(root + "/") for t in touched) else root)
+    folders = {path: _outermost(path) for path in (*own, *base)}
+    folders = {p: f for p, f in folders.items() if f and not any(t.startswith(f + "/") for t in touched)}
+    roots = {folders.get(path, path) for path in own} | set(folders.values())
     return tuple(sorted(r for r in roots if not any(r.startswith(o + "/") for o in roots))) or ("tests",)
+
+
+def _outermost(path: str) -> str:
+    """The outermost folder of tests that holds the path; empty when none does."""
+    folders = path.split("/")[:-1]
+    depth = next((n for n, folder in enumerate(folders, 1) if folder in _TEST_ROOTS), 0)
+    return "/".join(folders[:depth])
 
 
 def _trees(record: Record, parts: _Parts, base: Mapping[str, bytes]) -> _Trees:

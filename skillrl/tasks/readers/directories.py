@@ -148,7 +148,7 @@ def read_sec_bench(row: Row) -> Record:
     """Faults in C and C++ that a sanitizer reports; the repaired program must run the proof without a report."""
     for name in ("project_name", "dockerfile", "sanitizer_report"):
         row.has(name)
-    instance_id = row.text("instance_id")
+    instance_id, description = row.text("instance_id"), row.text("bug_description", "")
     code = row.columns.get("exit_code")
     row.has("exit_code")
     return Record(
@@ -156,7 +156,7 @@ def read_sec_bench(row: Row) -> Record:
         instance_id=instance_id,
         repository=row.text("repo"),
         base_commit=row.text("base_commit"),
-        issue=row.text("bug_report", "") or row.text("bug_description"),
+        issue=row.text("bug_report", "") or description,
         patch=row.text("patch"),
         image=images.sec_bench(instance_id, "patch"),
         workdir=row.text("work_dir"),
