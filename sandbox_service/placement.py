@@ -13,6 +13,8 @@ from sandbox_service.breaker import Breaker, BreakerConfig
 
 # A host may have this many times the mean number of sessions before others are preferred.
 BOUND = 1.25
+# A host with so few is never too full to keep a group of episodes together.
+FEW = 8
 # A host that does not answer is left alone after two failures.
 HOST_BREAKER = BreakerConfig(window=2, least=2, failed_share=0.9, pause_s=2.0, max_pause_s=30.0)
 
@@ -53,7 +55,7 @@ class Placement:
         """All hosts, best first: those that may be tried, then those with room, each by weight."""
         hosts = self.hosts.values()
         mean = (sum(h.open for h in hosts) + 1) / len(self.hosts)
-        most = math.ceil(BOUND * mean)
+        most = max(FEW, math.ceil(BOUND * mean))
 
         def rank(host: Host) -> tuple:
             resting = host.breaker.wait_s(now)
