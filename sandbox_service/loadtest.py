@@ -196,6 +196,7 @@ class LoadTest:
             "service_kills": len(self.service.memory) - 1,
             "lost_answers": counts["lost_answers"],
             "reattached": counts["reattached"],
+            "repeated_later": counts["repeated_later"],
             "lost_to_restart": counts["lost_to_restart"],
             "ungradable": counts["ungradable"],
             **{name: counts[name] for name in ("lost", "doubled", "wrong", "errors", "expired")},
@@ -281,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--sessions", type=int, default=2000, help="open at the same time")
     parser.add_argument("--clients", type=int, default=64, help=f"in {PROCESSES} processes")
-    parser.add_argument("--rate", type=float, default=40.0, help="calls a second that are tried for, all together")
+    parser.add_argument("--rate", type=float, default=12.0, help="calls a second that are tried for, all together")
     parser.add_argument("--kill-every-s", type=float, default=15.0, help="mean time between kills of clients")
     parser.add_argument("--kill-service", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seed", type=int, default=0)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox_service import sandbox_pb2
-from sandbox_service.client import SandboxClient, SandboxError, Session
+from sandbox_service.client import NoAnswer, SandboxClient, SandboxError, ServiceUnreachable, Session
 from sandbox_service.errors import IdReused, NotFound
 
 LEASE_S = 180.0
@@ -118,6 +118,8 @@ class Worker:
             except (NotFound, IdReused) as e:
                 self._gone(track, str(e))
                 track = None
+            except (NoAnswer, ServiceUnreachable):
+                self.counts["repeated_later"] += 1
             except SandboxError as e:
                 self.counts["errors"] += 1
                 print(f"error: {e}", file=sys.stderr, flush=True)

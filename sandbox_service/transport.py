@@ -110,7 +110,8 @@ def error_of(address: str, error: grpc.aio.AioRpcError, timeout_s: float) -> San
         return overloaded
     if code is grpc.StatusCode.UNAVAILABLE:
         return unreachable(address, details)
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+    # The service keeps the deadline too, and may be the first to end the call.
+    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return NoAnswer(f"{address} gave no answer within {timeout_s:.0f} s")
     return _ERRORS.get(code, SandboxError)(details)
 
