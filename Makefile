@@ -10,7 +10,7 @@ demo: setup-demo
 	$(PYTHON_IN_VENV) -m skillrl.main --config=configs/tiny.py --workdir=$(WORKDIR)
 
 test: setup-test
-	$(PYTHON_IN_VENV) -m pytest
+	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile
 
 # What needs the TPU compiler or minutes: every shipped config compiled for its slice, without any TPU.
 test-deep: setup-deep

@@ -49,6 +49,13 @@ setup(
         "metrics": ["prometheus-client>=0.20"],
         # jinja2 renders chat templates.
         "hf": ["transformers>=5.0", "jinja2>=3.1"],
-        "dev": ["beartype>=0.20", "grpcio-tools==1.74.0", "hypothesis>=6.130", "prometheus-client>=0.20", "ruff>=0.13"],
+        "dev": [
+            "beartype>=0.20",
+            "grpcio-tools==1.74.0",
+            "hypothesis>=6.130",
+            "prometheus-client>=0.20",
+            "pytest-xdist>=3.6",
+            "ruff>=0.13",
+        ],
     },
 )
