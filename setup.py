@@ -35,6 +35,8 @@ setup(
         # The committed stubs are made by grpcio-tools 1.74, which needs this protobuf or the next major version.
         "protobuf>=6.31,<8",
         "pytest>=8.4",
+        # Task repositories of swebench 5.x and the configurations of MLE-bench.
+        "pyyaml>=6.0",
         "rich>=13.9",
     ],
     extras_require={
@@ -45,6 +47,8 @@ setup(
         # makes of a program is compared with what it made before.
         "compile": ["libtpu==0.0.52"],
         "docker": ["docker>=7.1"],
+        # Datasets of the Hugging Face hub for `python -m skillrl.tasks.readers`; brings pyarrow, which reads Parquet.
+        "datasets": ["datasets>=4.0"],
         # `python -m sandbox_service --metrics=PORT`.
         "metrics": ["prometheus-client>=0.20"],
         # jinja2 renders chat templates.
