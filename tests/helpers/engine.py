@@ -129,7 +129,7 @@ def write_root(tar: tarfile.TarFile) -> None:
         tar.add(place, place[1:], recursive=False)
         added.add(place)
     chosen = [*Path("/etc/alternatives").iterdir(), *(p for p in Path("/usr/bin").iterdir() if _is_alternative(p))]
-    for path in [*_files(_closure(["python3", "git", "bash"])), *map(str, chosen)]:
+    for path in [*_files(_closure(["python3", "git", "bash", "patch", "libstdc++6"])), *map(str, chosen)]:
         real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
         if real in added or _LEFT_OUT.search(real) or not os.path.lexists(real):
             continue
