@@ -6,7 +6,8 @@ namespace from process 1, it is not dumpable, and the commands' filter denies th
 At the end of its stdin it ends, and the container with it: nothing outlives a service that was killed.
 
 Each command has a *warden*: its parent, and the reaper of all its orphans. Whatever a command leaves behind is thus a
-descendant of its warden, in whatever session it is.
+descendant of its warden, in whatever session it is. Orphans without a warden (it was killed, or the kernel, as an old
+gVisor, knows no such reapers) come to process 1 and end with the next command that ends.
 """
 
 import gc
@@ -77,6 +78,7 @@ class Running:
 class Init:
     def __init__(self, finder) -> None:
         self._finder = finder
+        self._wardens_adopt = _adopt_orphans()
         self._filter = build_filter(ns.MACHINE)
         self._groups = _own_group()
         self._selector = selectors.DefaultSelector()
@@ -213,7 +215,7 @@ class Init:
             for running in list(self._running.values()):
                 if running.pid == pid:
                     # A warden leaves of itself only when it has no descendant any more.
-                    running.ended |= status == 0
+                    running.ended |= status == 0 and self._wardens_adopt
                     if not running.is_command and os.WIFSIGNALED(status):
                         running.status += f"error 0 killed by signal {os.WTERMSIG(status)}\n".encode()
                     self._finish(running)
@@ -272,9 +274,8 @@ class Init:
     def _end_processes(self, running: Running) -> None:
         """Kills what the command started; all of it is dead, or dying, at the return."""
         running.ended = True
-        alone = len(self._running) == 1
-        is_warden_alive = os.path.exists(f"/proc/{running.pid}/stat")
-        if alone or not is_warden_alive or not _sweep(running.pid):
+        others = {r.pid for r in self._running.values()} - {running.pid}
+        if not others or not _sweep(running.pid, others):
             _hammer()
 
 
@@ -298,7 +299,7 @@ def _child(running: Running, filter_program: bytes, finder) -> None:
 
 
 def _be_warden(running: Running, filter_program: bytes, finder) -> None:
-    ns.adopt_orphans()
+    _adopt_orphans()
     if running.kind == "harness":
         # Here and not in process 1, which stays small: most containers never run it.
         sys.meta_path.insert(0, finder)
@@ -341,8 +342,17 @@ def _operate(running: Running) -> bytes:
     return b""
 
 
-def _sweep(warden: int) -> bool:
-    """Stops, then kills, every descendant of a warden; False when that does not succeed in time.
+def _adopt_orphans() -> bool:
+    with suppress(OSError):
+        ns.adopt_orphans()
+        return True
+    return False
+
+
+def _sweep(warden: int, others: set[int]) -> bool:
+    """Stops, then kills, every descendant of a warden and every orphan; False when that does not succeed in time.
+
+    `others` are the children of process 1 that have to live on, and what is below them.
 
     Stopped first: what is stopped holds its place among the limited number of processes, so that a fork bomb runs out
     of places, where killing would give them back to it.
@@ -350,7 +360,7 @@ def _sweep(warden: int) -> bool:
     deadline = time.monotonic() + _SWEEP_S
     for number in (signal.SIGSTOP, signal.SIGKILL):
         while time.monotonic() < deadline:
-            found = _descendants(warden)
+            found = _descendants(warden, others)
             moving = [pid for pid, state in found.items() if state not in ("TZ" if number == signal.SIGSTOP else "Z")]
             if not moving:
                 break
@@ -369,13 +379,13 @@ def _hammer() -> None:
     while time.monotonic() < deadline:
         with suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
-        if all(state == "Z" for state in _descendants(1).values()):
+        if all(state == "Z" for state in _descendants(1, set()).values()):
             return
         time.sleep(0.002)
 
 
-def _descendants(ancestor: int) -> dict[int, str]:
-    """Process -> state of all below `ancestor`."""
+def _descendants(warden: int, others: set[int]) -> dict[int, str]:
+    """Process -> state of all processes but process 1, the warden, and those at or below `others`."""
     children: dict[int, list[tuple[int, str]]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -383,11 +393,14 @@ def _descendants(ancestor: int) -> dict[int, str]:
                 state, parent = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[:2]
                 children.setdefault(int(parent), []).append((int(name), state))
     found: dict[int, str] = {}
-    waiting = [ancestor]
+    waiting = [1]
     while waiting:
         for pid, state in children.get(waiting.pop(), ()):
-            found[pid] = state
+            if pid in others:
+                continue
             waiting.append(pid)
+            if pid != warden:
+                found[pid] = state
     return found
 
 

@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import struct
+from contextlib import suppress
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
@@ -179,6 +180,16 @@ def install_filter(program: bytes) -> None:
 
 def close_all_except(keep: set[int]) -> None:
     """Closes every descriptor from 3 on that is not in `keep`."""
+    try:
+        _close_ranges(keep)
+    except OSError:  # older kernels, and gVisor
+        for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+            if fd >= 3 and fd not in keep:
+                with suppress(OSError):
+                    os.close(fd)
+
+
+def _close_ranges(keep: set[int]) -> None:
     low = 3
     for fd in (*sorted(fd for fd in keep if fd >= 3), None):
         high = 0xFFFFFFFF if fd is None else fd - 1
