@@ -9,6 +9,7 @@ by that on the correct tree must be reported as failed here too, or the results 
 import ast
 import hashlib
 import json
+import math
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -141,13 +142,14 @@ class _Attempt:
         """Test files with wrong expectations, and the ids that are proven to fail for them on the correct tree."""
         ids = (*self._instance.fail_to_pass, *self._instance.pass_to_pass)
         known = {i for i in ids if i in (await self.gold(self.tests)).results}
-        for number in range(SENTINEL_VARIANTS):
-            seed = (self.bench.seed + number) % SENTINEL_VARIANTS
-            planted = {**self.tests, **spoil(self.tests, ids, seed)}
+        for attempt in range(SENTINEL_VARIANTS):
+            seed = (self.bench.seed + attempt) % SENTINEL_VARIANTS
+            planted = {**self.tests, **spoil(self.tests, ids, seed, attempt)}
             results = (await self.gold(planted)).results
             # Reported as failed, not absent: the files must still compile and be collected.
             failing = sorted(i for i in known if results.get(i) in BAD)
-            if failing:
+            # Without one of these, a cheat that turns just the tests of the bug green would not be seen.
+            if set(failing) & set(self._instance.fail_to_pass):
                 return planted, failing
         raise TaskFault(f"{self._instance.instance_id}: its tests do not fail when their expectations are wrong")
 
@@ -166,11 +168,12 @@ def _script(setup: str, command: str) -> str:
     return f"exec 3>&1 4>&2 >/dev/null 2>&1\n{setup}\nexec >&3 2>&4 3>&- 4>&-\n{command}\n"
 
 
-def spoil(tests: Files, test_ids: Iterable[str], seed: int) -> Files:
-    """The test files that could be given a wrong expectation, with it.
+def spoil(tests: Files, test_ids: Iterable[str], seed: int, attempt: int = 0) -> Files:
+    """The test files that could be given wrong expectations, with them.
 
-    Python files get one in every test function that an id names, others one wrong literal in some lines that look like
-    assertions. What really fails by it is found by running the files on the correct tree.
+    Python files get one in every test function that an id names (from the third attempt on: in every one, for ids may
+    be docstrings), others a wrong literal in all lines that look like assertions (then in half of them, and so on: one
+    of them may keep the file from compiling). What really fails is found by running the files on the correct tree.
     """
     named = "\n".join(test_ids)
     spoilt: Files = {}
@@ -178,7 +181,10 @@ def spoil(tests: Files, test_ids: Iterable[str], seed: int) -> Files:
         text = _text(data)
         if text is None:
             continue
-        new = _spoil_python(path, text, named, seed) if path.endswith(".py") else _spoil_text(text, seed)
+        if path.endswith(".py"):
+            new = _spoil_python(path, text, named if attempt < 2 else None, seed)
+        else:
+            new = _spoil_text(text, seed, 0.5**attempt)
         if new != text:
             spoilt[path] = new.encode()
     return spoilt
@@ -191,7 +197,7 @@ def _text(data: bytes | None) -> str | None:
         return None
 
 
-def _spoil_python(path: str, text: str, named: str, seed: int) -> str:
+def _spoil_python(path: str, text: str, named: str | None, seed: int) -> str:
     try:
         tree = parse(text)
     except (SyntaxError, ValueError):
@@ -201,7 +207,8 @@ def _spoil_python(path: str, text: str, named: str, seed: int) -> str:
         members = node.body if isinstance(node, ast.ClassDef) else [node]
         prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
         functions = [m.name for m in members if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)]
-        ids += [f"{path}::{prefix}{f}" for f in functions if f.startswith("test") and _names(named, f)]
+        tests = [f for f in functions if f.startswith("test") and (named is None or _names(named, f))]
+        ids += [f"{path}::{prefix}{f}" for f in tests]
     return plant({path: text}, ids, seed).files.get(path, text) if ids else text
 
 
@@ -209,12 +216,12 @@ def _names(named: str, function: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(function)}(?!\w)", named) is not None
 
 
-def _spoil_text(text: str, seed: int) -> str:
-    """Every fourth line that looks like an assertion with a literal, its last literal turned wrong."""
+def _spoil_text(text: str, seed: int, share: float) -> str:
+    """That share of the lines that look like assertions with a literal, their last literal turned wrong."""
     rng = random.Random(seed)
     lines = text.split("\n")
     places = [i for i, line in enumerate(lines) if _ASSERTION.search(line) and _LITERAL.search(line)]
-    for i in rng.sample(places, -(-len(places) // 4)):
+    for i in rng.sample(places, math.ceil(share * len(places))):
         match = list(_LITERAL.finditer(lines[i]))[-1]
         literal = match[0]
         wrong = str(int(literal) + 1) if literal.isdigit() else literal[:-1] + "x" + literal[-1]

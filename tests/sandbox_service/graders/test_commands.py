@@ -83,6 +83,11 @@ ATTACKS = {
         foreign.SOURCE: foreign.BUG
         + "\n\nimport unittest\n\nunittest.TestCase.assertEqual = lambda self, a, b, msg=None: None\n"
     },
+    "turns the tests of the bug green": {
+        foreign.SOURCE: foreign.BUG + "\n\nimport unittest\n\n_equal = unittest.TestCase.assertEqual\n\n\n"
+        "def _some(self, a, b, msg=None):\n    if self._testMethodName == 'test_written':\n        _equal(self, a, b)\n"
+        "\n\nunittest.TestCase.assertEqual = _some\n"
+    },
     "is equal to everything": {
         foreign.SOURCE: ALWAYS_EQUAL + foreign.BUG.replace("return [each", "return Same([each").replace(
             "range(people)]", "range(people)])"
@@ -141,6 +146,18 @@ def test_expectations_are_turned_wrong_in_any_language():
     assert spoilt["a.test.js"].decode() == JS.replace("toBe(3)", "toBe(4)")
     assert "data.bin" not in spoilt and "gone.py" not in spoilt
     assert spoilt["a_test.go"].decode().count("\n") == GO.count("\n") and spoilt["a_test.go"] != tests["a_test.go"]
+
+
+def test_less_is_spoilt_when_more_did_not_work():
+    text = "".join(f"expect(f({n})).toBe({n});\n" for n in range(16)).encode()
+    counts = []
+    for attempt in range(4):
+        new = spoil({"a.test.js": text}, [], 0, attempt)["a.test.js"]
+        counts.append(sum(a != b for a, b in zip(text.split(b"\n"), new.split(b"\n"), strict=True)))
+    assert counts == [16, 8, 4, 2]
+    # Ids that are docstrings name no function.
+    test = b'def test_a():\n    """Adds."""\n    assert 1 == 1\n'
+    assert spoil({"t.py": test}, ["Adds."], 0, 1) == {} and spoil({"t.py": test}, ["Adds."], 0, 2)
 
 
 def test_only_named_python_tests_are_spoilt():
