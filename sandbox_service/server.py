@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sandbox_service import errors, sandbox_pb2, sandbox_pb2_grpc
@@ -27,6 +28,38 @@ OPTIONS = (
 )
 
 
+class ParseRequests(grpc.aio.ServerInterceptor):
+    """Parses requests itself: bytes that are no message of the contract are the caller's fault, not INTERNAL."""
+
+    async def intercept_service(self, continuation, handler_call_details):
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return handler
+        parse = handler.request_deserializer
+
+        async def parsed(data: bytes, context: grpc.aio.ServicerContext):
+            try:
+                return parse(data)
+            except DecodeError as e:
+                text = (
+                    f"the request is no message of {handler_call_details.method} ({e}); use the stubs of this version"
+                )
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+
+        if handler.response_streaming:
+
+            async def stream(data, context):
+                async for reply in handler.unary_stream(await parsed(data, context), context):
+                    yield reply
+
+            return handler._replace(request_deserializer=None, unary_stream=stream)
+
+        async def unary(data, context):
+            return await handler.unary_unary(await parsed(data, context), context)
+
+        return handler._replace(request_deserializer=None, unary_unary=unary)
+
+
 class Server:
     """One listening server. `start` binds with health NOT_SERVING; `serving` opens it once isolation is proven.
 
@@ -38,7 +71,9 @@ class Server:
         self.sessions, self._servicer, self._credentials = sessions, Servicer(sessions, tokens), credentials
         self._bind, self._unix = bind, unix_path(bind)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=sessions.policy.max_rpcs)
+        self._server = grpc.aio.server(
+            interceptors=[ParseRequests()], options=OPTIONS, maximum_concurrent_rpcs=sessions.policy.max_rpcs
+        )
         sandbox_pb2_grpc.add_SandboxServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 

@@ -154,11 +154,11 @@ async def sessions_on(tmp_path: Path, grade=pass_all, policy=None, clock=time.mo
 
 
 @contextlib.asynccontextmanager
-async def served(tmp_path: Path, bind: str = "", **options):
+async def served(tmp_path: Path, bind: str = "", credentials=None, **options):
     """Yields (address, sessions, backend, digest, server) of a server on a real socket."""
     async with sessions_on(tmp_path, **options) as (sessions, backend, digest):
         with tempfile.TemporaryDirectory() as folder:  # a short path: unix sockets allow 107 bytes
-            server = Server(sessions, bind or f"unix:{folder}/s")
+            server = Server(sessions, bind or f"unix:{folder}/s", credentials)
             address = await server.start()
             await server.serving(Identity(backend.name, await backend.self_test()))
             try:
