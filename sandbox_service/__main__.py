@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         state.mkdir(parents=True, exist_ok=True)
         check_bind(options.bind, secured=options.credentials is not None)
-        task_sets = [read_task_set(path) for path in options.tasks]
+        task_sets = [read_task_set(path, [options.image] if options.image else ()) for path in options.tasks]
         asyncio.run(serve(options, task_sets, state))
     except (TaskSetError, BadRequest) as e:
         print(f"error: {e}", file=sys.stderr)

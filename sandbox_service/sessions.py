@@ -313,8 +313,8 @@ class Sessions:
     async def _open_workspace(self, session: Session) -> Workspace:
         """A failed opening is forgotten, so that the same id may try again."""
         instance = session.task_set.instance_of(session.task)
-        environment = session.task_set.environment_of(instance)
         try:
+            environment = session.task_set.environment_of(instance)
             async with self._opens.take():
                 base = await self._trees.materialise(session.task_set, instance.tree, session.task.visible)
                 packages = await self._trees.packages_dir(environment.packages)

@@ -149,6 +149,8 @@ class TaskSet:
     environments: Mapping[str, Environment]
     instances: Mapping[str, Instance]
     tasks: Mapping[str, HiddenTask]
+    # The image that the service's sandboxes are made of, where they are.
+    images: frozenset[str] = frozenset()
 
     def task(self, task_id: str) -> HiddenTask:
         try:
@@ -164,11 +166,11 @@ class TaskSet:
     def environment_of(self, instance: Instance) -> Environment:
         """Raises TaskSetError, with the remedy, when the service's sandboxes cannot be this environment."""
         environment = self.environments[instance.environment_id]
-        if environment.image:
+        if environment.image and environment.image not in self.images:
             raise TaskSetError(
-                f"environment {environment.environment_id} needs the image {environment.image}, and this service runs "
-                "no images of task sets; read the dataset again with --image=local where the sandbox's own Python can "
-                "run its tests, or leave this task out"
+                f"environment {environment.environment_id} needs the image {environment.image}, which this service's "
+                f"sandboxes are not made of; serve it with --backend=docker --image={environment.image}, or read the "
+                "dataset again with --image=local where the sandbox's own Python can run its tests"
             )
         return environment
 
@@ -301,8 +303,11 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_task_set(path: Path) -> TaskSet:
-    """Reads and checks a task set. Raises TaskSetError naming file, line and remedy."""
+def read_task_set(path: Path, images: Iterable[str] = ()) -> TaskSet:
+    """Reads and checks a task set. Raises TaskSetError naming file, line and remedy.
+
+    `images` are those that the reading service's sandboxes are made of.
+    """
     path = Path(path)
     try:
         head = json.loads((path / "set.json").read_text(encoding="utf-8"))
@@ -319,7 +324,7 @@ def read_task_set(path: Path) -> TaskSet:
     files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
     if _digest({n: _hash_file(p) for n, p in files.items() if n not in ("set.json", VALIDATION)}) != head.get("digest"):
         raise TaskSetError(f"{path}: contents do not match the digest in set.json; rebuild the task set")
-    return TaskSet(path, head["digest"], environments, instances, tasks)
+    return TaskSet(path, head["digest"], environments, instances, tasks, frozenset(images))
 
 
 def _by_id(path: Path, cls: type, key: str, **references: Mapping[str, object]) -> dict[str, object]:

@@ -112,6 +112,9 @@ def _parts(record: Record) -> _Parts:
 def _environment(record: Record, parts: _Parts, options: Options, base: Collection[str] = ()) -> Environment:
     is_local = "local" in (options.image, record.image)
     setup = without_image(record.setup) if is_local else record.setup
+    if record.language == "python" and not is_local:
+        # The image has the package installed from its own copy; what is tested stands in the workspace.
+        setup += '\nexport PYTHONPATH="$PWD:$PWD/src${PYTHONPATH:+:$PYTHONPATH}"'
     environment = Environment(
         environment_id="",
         packages=options.packages if is_local else (),

@@ -5,11 +5,15 @@ from dataclasses import replace
 
 import foreign
 import pytest
+from engine import IMAGE
 
+from sandbox_service.backends.docker import DockerBackend
 from sandbox_service.backends.jail import JailBackend
+from sandbox_service.errors import TaskSetError
 from sandbox_service.graders import Grade, GradeRequest, Submission, grade
 from sandbox_service.graders.commands import spoil
 from sandbox_service.runner import Runner
+from sandbox_service.tasks import read_task_set
 from sandbox_service.workspaces import Trees
 
 BOTH = pytest.mark.parametrize("name", ["money", pytest.param("money-pytest", marks=pytest.mark.deep)])
@@ -134,6 +138,28 @@ def test_a_record_that_cannot_be_judged_gets_no_reward(runner, tmp_path, environ
     if message == "fails on the correct tree":
         result = graded(runner, tasks, "money-editing", {})
     assert result.reward is None and result.reason == "task" and message in result.detail
+
+
+@pytest.mark.deep
+def test_an_image_that_the_sandboxes_are_made_of_is_graded_in_it(engine, tmp_path):
+    def of_image(environment, instance):
+        return replace(environment, image=IMAGE, workdir="/testbed"), instance
+
+    foreign.write_foreign(tmp_path / "tasks", change=of_image)
+    tasks = read_task_set(tmp_path / "tasks", [IMAGE])
+    with asyncio.Runner() as loop:
+        backend = DockerBackend(tmp_path / "workspaces", IMAGE, socket_path=engine.socket, pool=0)
+        loop.run(backend.start())
+        try:
+            runner = loop, Runner(backend, Trees(tmp_path / "trees"))
+            gold = graded(runner, tasks, "money-editing", {foreign.SOURCE: foreign.MONEY})
+            assert gold.reward == 1 and gold.components["sentinel_failed"] == 1, gold
+            assert graded(runner, tasks, "money-editing", {}).reward == 0
+            assert graded(runner, tasks, "money-editing", ATTACKS["prints results and leaves"]).reward == 0
+        finally:
+            loop.run(backend.stop())
+    with pytest.raises(TaskSetError, match=f"--backend=docker --image={IMAGE}"):
+        graded((None, None), read_task_set(tmp_path / "tasks"), "money-editing", {})
 
 
 GO = 'func TestAdd(t *testing.T) {\n\tif got := Add(1, 2); got != 3 {\n\t\tt.Fatalf("want 3, got %d", got)\n\t}\n}\n'
