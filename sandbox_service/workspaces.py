@@ -34,6 +34,7 @@ from sandbox_service.tasks import Overlay, TaskSet, apply_overlay
 
 # One age for every file, so that nothing can be told from times. 2020-01-01; zip archives cannot hold 1970.
 MTIME = 1577836800
+_VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr"}
 
 
 def tree_key(tree: str, *overlays: Overlay) -> str:
@@ -140,9 +141,14 @@ def make_packages(folder: Path, packages: tuple[str, ...] = ()) -> Path:
     return path
 
 
+def without_history(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A tree without the folders of version control: their refs, tags, logs and later commits hold the answers."""
+    return {path: data for path, data in files.items() if not _VERSION_CONTROL & set(PurePosixPath(path).parts)}
+
+
 def _make_tree(path: Path, task_set: TaskSet, tree: str, overlays: Iterable[Overlay]) -> Path:
     if not path.is_dir():
-        files = apply_overlay(task_set.tree_files(tree), *overlays)
+        files = without_history(apply_overlay(task_set.tree_files(tree), *overlays))
         with _building(path) as building:
             _write_files(building, files)
             _seal(building)

@@ -4,6 +4,7 @@ import asyncio
 import importlib.metadata
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,32 @@ def test_a_tree_with_overlays(tmp_path, task_set):
     assert contents(path) == {"a.py": b"A = 5\n", "pkg/data.bin": b"\0\xff", "new/c.py": b"C = 4\n"}
     assert materialise(trees, task_set) != path
     assert materialise(Trees(tmp_path / "cache"), task_set) == materialise(trees, task_set)
+
+
+def test_no_history_reaches_a_workspace(tmp_path):
+    """A clone with a tag, a reflog, a remote and the commit of the fix, as a task set made elsewhere may hold it."""
+    clone = tmp_path / "clone"
+
+    def git(*arguments):
+        options = ["-c", "user.name=x", "-c", "user.email=x@y", "-c", "init.defaultBranch=main"]
+        subprocess.run(["git", *options, *arguments], cwd=clone, check=True, capture_output=True)
+
+    clone.mkdir()
+    git("init")
+    for text in ("bug", "the fix"):
+        (clone / "a.py").write_text(text)
+        git("add", ".")
+        git("commit", "-m", text)
+        git("tag", f"v-{len(text)}")
+    git("remote", "add", "origin", "https://example.org/x.git")
+    git("checkout", "HEAD~1")
+    writer = TaskSetWriter("test")
+    nested = {"sub/.git": b"gitdir: ../.git/modules/sub\n", "sub/b.py": b"", ".gitignore": b"x\n"}
+    tree = writer.add_tree(contents(clone) | nested)
+    writer.write(tmp_path / "set")
+    path = materialise(Trees(tmp_path / "cache"), (read_task_set(tmp_path / "set"), tree))
+    assert contents(path) == {"a.py": b"bug", "sub/b.py": b"", ".gitignore": b"x\n"}
+    assert not list(path.rglob(".git"))
 
 
 def test_nothing_but_contents_can_be_told_from_a_tree(tmp_path, task_set):
