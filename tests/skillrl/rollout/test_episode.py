@@ -130,6 +130,20 @@ def test_a_turn_cut_by_the_budget_is_truncated(run, chat):
     assert episode.outcome.graded
 
 
+def test_time_lost_in_the_service_is_not_the_agents(run, sandbox):
+    """The fake's replies say that commands took no time, so all of it went by on the way."""
+
+    def waiting(task):
+        yield FIX
+        yield ToolCall("bash", ("sleep 0.3",))
+        yield ToolCall("bash", ("sleep 5",))
+
+    episode = run(waiting, wall_s=0.6)
+    assert (episode.status, episode.outcome.reason) == (Status.INFRA_ERROR, "infra")
+    assert "went by in the service" in episode.outcome.detail
+    assert not sandbox.scored
+
+
 def test_running_out_of_time_is_graded(run, sandbox):
     def slow(task):
         yield FIX
