@@ -28,7 +28,10 @@ def test_one_name_for_a_repository_its_forks_and_mirrors(name, key):
 
 def test_the_blocklist_has_the_published_sizes():
     sizes = {name: len(set(names.split())) for name, names in EVALUATED.items()}
-    assert sizes == {"SWE-bench": 12, "SWE-bench (dev)": 6, "SWE-bench Multilingual": 41}
+    assert sizes == {
+        "SWE-bench": 12, "SWE-bench (dev)": 6, "SWE-bench Multilingual": 41, "SWE-bench Pro": 11, "RefactorBench": 9,
+        "CodeTaste": 86,
+    }  # fmt: skip
     assert all(repository_key(name) == f"github:{name}" for name in BLOCKLIST)
     assert evaluated_in("swesmith/pallets__flask.bc098406") == "SWE-bench"
     assert evaluated_in("getmoto/moto") == "" and evaluated_in("a/b", {"github:a/b"}) == "another evaluation set"
