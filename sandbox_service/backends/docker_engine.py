@@ -6,6 +6,7 @@ Calls of the SDK block and its own timeouts do not bound them, so they run in a 
 import asyncio
 import functools
 import os
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -57,6 +58,7 @@ class Engine:
         self._etc = state_dir / "etc"
         self._threads = ThreadPoolExecutor(_THREADS, "docker")
         self._local = threading.local()
+        self._clients: list = []
         self._live: set[str] = set()
         self.owner = _owner()
         self.image_id = ""
@@ -73,7 +75,10 @@ class Engine:
             except OSError as e:
                 raise SandboxError(f"no container engine answers at {self.socket_path}: {e}") from e
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError as e:
+            raise SandboxError("the docker backend was stopped") from e
 
     def _client(self):
         from docker import APIClient
@@ -81,6 +86,7 @@ class Engine:
         if not hasattr(self._local, "client"):
             base_url = f"unix://{self.socket_path}"
             self._local.client = APIClient(base_url=base_url, version="auto", timeout=_SDK_TIMEOUT_S)
+            self._clients.append(self._local.client)
         return self._local.client
 
     async def start(self) -> None:
@@ -89,6 +95,10 @@ class Engine:
             import docker  # noqa: F401
         except ImportError as e:
             raise IsolationError("the docker backend needs the Docker SDK: pip install 'docker>=7.1'") from e
+        with socket.socket(socket.AF_UNIX) as probe:
+            if number := probe.connect_ex(self.socket_path):
+                text = f"no container engine answers at {self.socket_path}: {os.strerror(number)}"
+                raise IsolationError(f"{text}; see `python -m sandbox_service doctor`")
         self._etc.mkdir(parents=True, exist_ok=True)
         user = f"agent:x:{SANDBOX_ID}:{SANDBOX_ID}:agent:/tmp:/bin/sh"
         (self._etc / "passwd").write_text(f"root:x:0:0:root:/root:/bin/sh\n{user}\n")
@@ -101,8 +111,7 @@ class Engine:
 
     async def make(self, kind: Kind) -> Container:
         """A started container whose process 1 answers."""
-        container_id = await self.call(_create, self._settings(kind))
-        self._live.add(container_id)
+        container_id = await self._create(kind)
         channel = None
         try:
             channel = await Channel.attach(self.socket_path, container_id)
@@ -117,6 +126,22 @@ class Engine:
                 raise SandboxError(f"a container did not answer within {_READY_TIMEOUT_S:.0f} s of its start") from e
             raise
         return Container(container_id, kind, channel, facts)
+
+    async def _create(self, kind: Kind) -> str:
+        """A thread cannot be cancelled: what it makes for a caller that has gone is removed."""
+        creating = asyncio.create_task(self.call(_create, self._settings(kind)))
+        creating.add_done_callback(self._note)
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            await asyncio.wait([creating])
+            if not creating.cancelled() and creating.exception() is None:
+                await self._discard(creating.result(), None)
+            raise
+
+    def _note(self, creating: "asyncio.Task[str]") -> None:
+        if not creating.cancelled() and creating.exception() is None:
+            self._live.add(creating.result())
 
     async def destroy(self, container: Container) -> None:
         """Safe to repeat."""
@@ -152,7 +177,10 @@ class Engine:
         with suppress(SandboxError):
             await asyncio.gather(*(self.call(_remove, container_id) for container_id in list(self._live)))
         self._live.clear()
-        self._threads.shutdown(wait=False)
+        await asyncio.to_thread(self._threads.shutdown)
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
 
     def _settings(self, kind: Kind) -> dict:
         """Arguments of the SDK's create_container and create_host_config."""
