@@ -36,10 +36,19 @@ class Hierarchy:
     def directories(self) -> set[Path]:
         return set(self.parents.values())
 
-    def create(self, name: str, memory_bytes: int, processes: int) -> None:
-        """Makes the group with its limits and moves the calling process into it. Raises OSError."""
+    def join(self, name: str) -> None:
+        """Makes the group and moves the calling process into it. Raises OSError.
+
+        Moving waits until every processor has passed through the scheduler, often for longer than all else that a
+        sandbox takes, so it is done ahead of time.
+        """
         for parent in self.directories:
             (parent / name).mkdir(parents=True)
+        for parent in self.directories:
+            _write(parent / name / "cgroup.procs", 0)
+
+    def limit(self, name: str, memory_bytes: int, processes: int) -> None:
+        """Raises OSError."""
         if "memory" in self.parents:
             group = self.parents["memory"] / name
             if self.version == 2:
@@ -53,8 +62,6 @@ class Hierarchy:
                     _write(group / "memory.memsw.limit_in_bytes", memory_bytes)
         if "pids" in self.parents:
             _write(self.parents["pids"] / name / "pids.max", processes)
-        for parent in self.directories:
-            _write(parent / name / "cgroup.procs", 0)
 
     def events(self, name: str) -> Events:
         """Reads the counters; absent files count as zero."""

@@ -281,6 +281,7 @@ class _Command:
                     "job",
                     [self._memory_file(), *(pipe.take_write_end() for pipe in pipes)],
                     workspace=self.request["workspace"],
+                    is_command=self.request["kind"] in jobs.COMMANDS,
                 )
                 self._timer = loop.call_later(_START_TIMEOUT_S, self.kill)
                 self._end = await self.supervisor.answer(self._job_id)

@@ -39,6 +39,8 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONPATH": PACKAGES,
 }
+# Kinds of requests that run code of the sandbox.
+COMMANDS = ("exec", "harness")
 _POLL_S = 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -52,26 +54,41 @@ class Job:
         self.output_fd, self.status_fd, self.report_fd = fds
         self.host, self.groups = host, groups
         self.python = f"{rootfs.PYTHON}/python3"
+        self.is_command = self.kind in COMMANDS
 
     def tell(self, line: str) -> None:
         os.write(self.status_fd, line.encode(errors="replace")[:4000] + b"\n")
 
 
-def main(job: Job, filter_program: bytes, layers: tuple[str, str]) -> None:
-    """Runs in the forked child and never returns."""
+def prepare(groups: Hierarchy, group: str) -> None:
+    """What takes longest and needs no job: control group, and namespaces that hold nothing of a workspace."""
+    if groups.parents:
+        groups.join(group)
+    ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWIPC | ns.CLONE_NEWUTS | ns.CLONE_NEWCGROUP)
+    ns.loopback_up()
+    ns.set_hostname("sandbox")
+
+
+def main(job: Job, filter_program: bytes, layers: tuple[str, str], fault: OSError | None) -> None:
+    """Runs in the forked child and never returns. `fault`: why the child could not be prepared for a command."""
     code = 1
     try:
         ns.close_all_except({job.output_fd, job.status_fd, job.report_fd})
         reset_signals()
         # Under memory pressure of the host a sandbox goes before the service.
         write_if_possible("/proc/self/oom_score_adj", "500")
-        if job.kind in ("exec", "harness"):
-            _enter(job, network=True)
+        if job.is_command:
+            if fault is not None:
+                raise fault
+            limits = job.request["limits"]
+            # One more than the command may have: the supervisor.
+            job.groups.limit(job.request["group"], limits["memory_bytes"], limits["processes"] + 1)
+            _enter(job)
             _supervise(job, filter_program)
         elif job.kind == "changed":
             send_report(job, lambda: pack(files.changed_files(*layers, job.request["max_bytes"])))
         else:
-            _enter(job, network=False)
+            _enter(job)
             send_report(job, lambda: _file_operation(job))
         code = 0
     except BaseException as e:
@@ -91,19 +108,9 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _enter(job: Job, *, network: bool) -> None:
-    """Control group, namespaces, root, then an unprivileged user for good."""
-    flags = ns.CLONE_NEWNS
-    if network:
-        limits = job.request["limits"]
-        if job.groups.parents:
-            # One more than the command may have: the supervisor.
-            job.groups.create(job.request["group"], limits["memory_bytes"], limits["processes"] + 1)
-        flags |= ns.CLONE_NEWNET | ns.CLONE_NEWIPC | ns.CLONE_NEWUTS | ns.CLONE_NEWCGROUP
-    ns.unshare(flags)
-    if network:
-        ns.loopback_up()
-        ns.set_hostname("sandbox")
+def _enter(job: Job) -> None:
+    """Root of the file system, then an unprivileged user for good."""
+    ns.unshare(ns.CLONE_NEWNS)
     rootfs.mount_workspace(job.workspace)
     if job.host.as_root:
         os.setgroups([])

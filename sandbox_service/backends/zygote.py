@@ -22,6 +22,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from sandbox_service.backends import cgroups, jobs, rootfs
@@ -29,6 +30,8 @@ from sandbox_service.backends import namespaces as ns
 from sandbox_service.backends.seccomp import build_filter
 
 _MAX_MESSAGE, _MAX_FDS = 1 << 16, 8
+# Children that are prepared for a command before there is one.
+SPARES = min(8, max(2, len(os.sched_getaffinity(0))))
 
 
 @dataclass
@@ -36,6 +39,14 @@ class _Running:
     job_id: int
     workspace: str
     group: str
+
+
+@dataclass
+class _Spare:
+    pid: int
+    group: str
+    # Where it waits for its job.
+    channel: socket.socket
 
 
 def main(fd: int) -> None:
@@ -88,6 +99,8 @@ class Zygote:
     def __init__(self, channel: socket.socket, settings: dict, host: rootfs.Host, groups: cgroups.Hierarchy):
         self._channel, self._host = channel, host
         self._running: dict[int, _Running] = {}
+        self._spares: list[_Spare] = []
+        self._names = count(1)
         self._unremoved: list[str] = []
         self._filter = build_filter(ns.MACHINE)
         ns.make_private()
@@ -128,7 +141,11 @@ class Zygote:
         selector.register(wake[0], selectors.EVENT_READ)
         try:
             while True:
-                for key, _ in selector.select(0.02 if self._unremoved else None):
+                lacks = len(self._spares) < SPARES
+                ready = selector.select(0 if lacks else 0.02 if self._unremoved else None)
+                if lacks and not ready:
+                    self._spares.append(self._fork(is_command=True))
+                for key, _ in ready:
                     if key.fd == wake[0]:
                         with suppress(BlockingIOError):
                             os.read(wake[0], 4096)
@@ -164,7 +181,7 @@ class Zygote:
     def _handle(self, request: dict, fds: list[int]) -> None:
         match request["op"]:
             case "job":
-                self._start(request["id"], request["workspace"], fds)
+                self._start(request["id"], request["workspace"], request["is_command"], fds)
             case "kill":
                 for pid, running in self._running.items():
                     if running.job_id == request["job"]:
@@ -177,30 +194,54 @@ class Zygote:
                 self._workspaces.close(request["name"])
                 _send(self._channel, {"id": request["id"]})
 
-    def _start(self, job_id: int, workspace: str, fds: list[int]) -> None:
-        group = str(job_id)
-        layers = self._workspaces.layers(workspace)
+    def _start(self, job_id: int, workspace: str, is_command: bool, fds: list[int]) -> None:
+        spare = self._spares.pop(0) if is_command and self._spares else self._fork(is_command)
+        self._running[spare.pid] = _Running(job_id, workspace, spare.group)
+        # A child that died while it waited is reaped as a job that never began.
+        with spare.channel, suppress(ConnectionError):
+            socket.send_fds(spare.channel, [workspace.encode()], fds)
+
+    def _fork(self, is_command: bool) -> _Spare:
+        """A child in a process namespace of its own, which waits for a job."""
+        group = str(next(self._names))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Only the next child is born into the new pid namespace; this process stays in its own.
         ns.unshare(ns.CLONE_NEWPID)
         try:
             pid = os.fork()
             if pid == 0:
                 try:
-                    job = _read_job(fds, group, self._host, self._groups)
-                    jobs.main(job, self._filter, layers)
+                    self._serve_one(theirs, group, is_command)
                 finally:
                     os._exit(1)
         finally:
             ns.set_namespace(self._own_pids, ns.CLONE_NEWPID)
-        self._running[pid] = _Running(job_id, workspace, group)
+            theirs.close()
+        return _Spare(pid, group, ours)
+
+    def _serve_one(self, channel: socket.socket, group: str, is_command: bool) -> None:
+        """In the child."""
+        ns.close_all_except({channel.fileno()})
+        jobs.reset_signals()
+        fault = None
+        if is_command:
+            try:
+                jobs.prepare(self._groups, group)
+            except OSError as e:
+                fault = e
+        workspace, fds, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, _MAX_FDS)
+        if workspace:
+            job = _read_job(fds, group, self._host, self._groups)
+            jobs.main(job, self._filter, self._workspaces.layers(workspace.decode()), fault)
 
     def _reap(self) -> None:
-        while self._running:
+        while self._running or self._spares:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
             running = self._running.pop(pid, None)
             if running is None:
+                self._forget_spare(pid)
                 continue
             events = self._groups.events(running.group)
             if self._groups.parents and not self._groups.remove(running.group):
@@ -217,15 +258,23 @@ class Zygote:
                 },
             )
 
+    def _forget_spare(self, pid: int) -> None:
+        """One that died before it had a job, by the host's lack of memory."""
+        for spare in [spare for spare in self._spares if spare.pid == pid]:
+            self._spares.remove(spare)
+            spare.channel.close()
+            self._unremoved.append(spare.group)
+
     def _shut_down(self) -> None:
-        for pid in self._running:
+        children = [*self._running, *(spare.pid for spare in self._spares)]
+        for pid in children:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        for pid in self._running:
+        for pid in children:
             with suppress(OSError):
                 os.waitpid(pid, 0)
         deadline = time.monotonic() + 1.0
-        groups = [*self._unremoved, *(running.group for running in self._running.values())]
+        groups = [child.group for child in (*self._running.values(), *self._spares)] + self._unremoved
         while groups and time.monotonic() < deadline:
             groups = [group for group in groups if not self._groups.remove(group)]
             time.sleep(0.005 if groups else 0)

@@ -65,7 +65,8 @@ def test_version_1(tmp_path, kernel):
     assert found == cgroups.Hierarchy(
         1, {"memory": root / "sys/fs/cgroup/memory/slice" / own, "pids": root / "sys/fs/cgroup/pids" / own}
     )
-    found.create("7", 1 << 20, 5)
+    found.join("7")
+    found.limit("7", 1 << 20, 5)
     memory, pids = found.parents["memory"] / "7", found.parents["pids"] / "7"
     assert (memory / "memory.limit_in_bytes").read_text() == "1048576"
     assert (pids / "pids.max").read_text() == "5"
@@ -97,7 +98,8 @@ def test_version_2_asks_for_its_controllers(tmp_path, kernel):
     parent = only(root / "sys/fs/cgroup")
     assert found == cgroups.Hierarchy(2, {c: parent for c in ("memory", "pids", "cpu")})
     assert (parent / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
-    found.create("7", 1 << 20, 5)
+    found.join("7")
+    found.limit("7", 1 << 20, 5)
     assert (parent / "7/memory.max").read_text() == "1048576"
     assert (parent / "7/memory.swap.max").read_text() == "0"
     assert (parent / "7/pids.max").read_text() == "5"

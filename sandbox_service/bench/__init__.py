@@ -1,0 +1,1 @@
+"""What sandboxes and gradings cost; see `__main__`."""
