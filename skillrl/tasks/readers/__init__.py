@@ -30,7 +30,7 @@ READERS = {
     "swe_smith": Reader(training.read_swe_smith, False, "MIT"),
     "swe_gym": Reader(swebench.read_swe_gym, False, "MIT"),
     "r2e": Reader(training.read_r2e, False, "Apache-2.0"),
-    "swe_rebench": Reader(swebench.read_swe_rebench, False, "CC-BY-4.0"),
-    "swe_rebench_v2": Reader(swebench.read_swe_rebench_v2, False, "CC-BY-4.0"),
+    "swe_rebench": Reader(swebench.read_swe_rebench, False, "see its card"),
+    "swe_rebench_v2": Reader(swebench.read_swe_rebench_v2, False, "see its card"),
     "nemo_gym": Reader(training.read_nemo_gym, False, "of the inner dataset"),
 }

@@ -114,7 +114,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     show(builder.summary, Console(width=None if sys.stdout.isatty() else 120))
     wall_s = round(time.monotonic() - started, 1)
-    print(json.dumps({"out": str(options.out), "digest": digest, "wall_s": wall_s, **vars(builder.summary)}))
+    figures = vars(builder.summary) | {"repositories": len(builder.summary.repositories)}
+    print(json.dumps({"out": str(options.out), "digest": digest, "wall_s": wall_s, **figures}))
     return 0
 
 
