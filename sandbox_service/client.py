@@ -66,6 +66,7 @@ EXEC_MARGIN_S = 15.0
 CLOSE_GIVE_UP_S = 2.0
 # Services tried one after the other before a pause.
 OPEN_TRIES = 3
+FIRST_RENEWAL_S = 1.0
 # How often the load of a fleet's services is looked at.
 LOAD_INTERVAL_S = 15.0
 
@@ -283,9 +284,12 @@ class SandboxClient:
     async def _look_after(self, service: _Service) -> None:
         """Renews a service's leases in one call, closes strays, and in a fleet looks at its load."""
         fleet = len(self._services) > 1
+        # Soon for the first time: the lease of an adopted session may be nearly over.
+        pause_s = FIRST_RENEWAL_S
         while True:
             shortest_s = min((s.lease_ttl_s for s in service.sessions.values()), default=self._lease_ttl_s)
-            await asyncio.sleep(min(shortest_s / 3, LOAD_INTERVAL_S) if fleet else shortest_s / 3)
+            await asyncio.sleep(min(pause_s, shortest_s / 3))
+            pause_s = LOAD_INTERVAL_S if fleet else shortest_s / 3
             try:
                 await self._renew(service, min(self.patience.short_s, shortest_s / 3))
                 if fleet:
