@@ -17,8 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from sandbox_service import sandbox_pb2
 from sandbox_service.breaker import Breaker, BreakerConfig
 from sandbox_service.credentials import ClientCredentials, covers, run_of
 from sandbox_service.errors import IdReused, Overloaded, SandboxError
-from sandbox_service.placement import Host, Placement
+from sandbox_service.placement import Placement
+from sandbox_service.remote import CLOSE_GIVE_UP_S, Service, Session, new_id, now
 from sandbox_service.transport import (
     OPTIONS,
     Link,
@@ -38,7 +38,6 @@ from sandbox_service.transport import (
     Patience,
     ServiceUnreachable,
     Tries,
-    as_sandbox_error,
     check_size,
     dial,
     unreachable,
@@ -59,56 +58,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-EXEC_DEFAULT_S = 30.0
-# Added to an exec's own limit: waiting for a turn, starting, and the way there and back.
-EXEC_MARGIN_S = 15.0
-# A service that is gone has no session left to close.
-CLOSE_GIVE_UP_S = 2.0
 # Services tried one after the other before a pause.
 OPEN_TRIES = 3
 FIRST_RENEWAL_S = 1.0
 # How often the load of a fleet's services is looked at.
 LOAD_INTERVAL_S = 15.0
-
-
-class _Service:
-    """One service as this client has it: its link, its sessions here, and what placement knows."""
-
-    def __init__(self, link: Link, host: Host):
-        self.link, self.host = link, host
-        self.sessions: dict[str, Session] = {}
-        # Ids of opens without a known end; to be closed when the service answers again.
-        self.strays: set[str] = set()
-        self.heartbeat: asyncio.Task | None = None
-
-    @property
-    def address(self) -> str:
-        return self.host.address
-
-    async def attempt(self, method: str, request: Any, timeout_s: float) -> Any:
-        """One try; its end tells the breaker whether the service answers."""
-        answered = True
-        try:
-            with as_sandbox_error(self.address, timeout_s):
-                return await getattr(self.link.stub, method)(request, timeout=timeout_s)
-        except (ServiceUnreachable, NoAnswer):
-            answered = False
-            raise
-        except asyncio.CancelledError:
-            answered = None
-            raise
-        finally:
-            if answered is not None:
-                self.host.breaker.record(answered, _now())
-
-    def add(self, session: "Session") -> None:
-        self.sessions[session.session_id] = session
-        self.host.own = len(self.sessions)
-
-    def drop(self, session_id: str) -> bool:
-        known = self.sessions.pop(session_id, None) is not None
-        self.host.own = len(self.sessions)
-        return known
 
 
 class SandboxClient:
@@ -134,7 +88,7 @@ class SandboxClient:
         self.run_id = run_id if not scope or covers(scope, run_id) else f"{scope}/{run_id}"
         self._lease_ttl_s, self.patience = lease_ttl_s, patience or Patience()
         self._placement = Placement([a.strip() for a in address.split(",")])
-        self._services = {a: _Service(connect(a, files), host) for a, host in self._placement.hosts.items()}
+        self._services = {a: Service(connect(a, files), host) for a, host in self._placement.hosts.items()}
 
     async def __aenter__(self) -> "SandboxClient":
         return self
@@ -158,7 +112,7 @@ class SandboxClient:
             await asyncio.wait(waiting)
         raise error
 
-    async def _ready(self, service: _Service, timeout_s: float) -> None:
+    async def _ready(self, service: Service, timeout_s: float) -> None:
         deadline, last = time.monotonic() + timeout_s, "no answer"
         while (left_s := deadline - time.monotonic()) > 0:
             try:
@@ -174,7 +128,7 @@ class SandboxClient:
     async def infos(self) -> dict[str, sandbox_pb2.InfoReply]:
         """What the services that answer are. Raises ServiceUnreachable when none does."""
         services = list(self._services.values())
-        calls = (self._call(s, "Info", sandbox_pb2.InfoRequest(), self.patience.short_s) for s in services)
+        calls = (self.call(s, "Info", sandbox_pb2.InfoRequest(), self.patience.short_s) for s in services)
         replies = await asyncio.gather(*calls, return_exceptions=True)
         errors = [r for r in replies if isinstance(r, BaseException)]
         if len(errors) == len(replies) or any(not isinstance(e, SandboxError) for e in errors):
@@ -194,7 +148,7 @@ class SandboxClient:
         try:
             while True:
                 for service in self._candidates(f"{task_set}/{task_id}"):
-                    request.session_id = asked.setdefault(service, session_id or _new_id())
+                    request.session_id = asked.setdefault(service, session_id or new_id())
                     try:
                         reply = await service.attempt("Open", request, self.patience.open_s)
                     except IdReused as e:
@@ -205,7 +159,7 @@ class SandboxClient:
                         del asked[service]
                     except Overloaded as e:
                         error = e
-                        service.host.full_until = _now() + e.pushback_s
+                        service.host.full_until = now() + e.pushback_s
                         del asked[service]
                     except (ServiceUnreachable, NoAnswer) as e:
                         error = e
@@ -215,32 +169,32 @@ class SandboxClient:
                 await tries.again(error)
         except asyncio.CancelledError:
             # The services may have opened it; its lease would hold the place for minutes.
-            closing = (self._close_quietly(service, id) for service, id in asked.items())
+            closing = (self.close_quietly(service, id) for service, id in asked.items())
             await asyncio.shield(asyncio.gather(*closing))
             raise
         finally:
             for service, stray in asked.items():
                 service.strays.add(stray)
 
-    def _candidates(self, key: str) -> Iterator[_Service]:
+    def _candidates(self, key: str) -> Iterator[Service]:
         """The services to try now. A resting one gets a trial when its pause is over, or when no other is left."""
-        now, tried = _now(), 0
-        order = self._placement.order(key, now)
+        at, tried = now(), 0
+        order = self._placement.order(key, at)
         for host in order[:OPEN_TRIES]:
-            if host.breaker.begin(now):
+            if host.breaker.begin(at):
                 tried += 1
                 yield self._services[host.address]
         if not tried:
             yield self._services[order[0].address]
 
-    def _opened(self, service: _Service, session_id: str, reply: sandbox_pb2.OpenReply) -> "Session":
+    def _opened(self, service: Service, session_id: str, reply: sandbox_pb2.OpenReply) -> "Session":
         session = Session(self, service, session_id, reply.workspace, reply.lease_ttl_s)
         self._keep(session)
         return session
 
     def adopt(self, session_id: str, address: str | None = None) -> "Session":
         """A session that another client of this run has opened, for instance before it crashed."""
-        service = self._services[address or self._placement.order("", _now())[0].address]
+        service = self._services[address or self._placement.order("", now())[0].address]
         session = Session(self, service, session_id, "", self._lease_ttl_s)
         self._keep(session)
         return session
@@ -254,7 +208,7 @@ class SandboxClient:
     async def destroy_run(self, run_id: str) -> int:
         """Closes every session of a run at every service that answers; returns how many there were."""
         request = sandbox_pb2.CloseRequest(run_id=run_id)
-        calls = (self._call(s, "Close", request, self.patience.short_s) for s in self._services.values())
+        calls = (self.call(s, "Close", request, self.patience.short_s) for s in self._services.values())
         replies = await asyncio.gather(*calls, return_exceptions=True)
         return sum(r.closed for r in replies if not isinstance(r, BaseException))
 
@@ -268,20 +222,20 @@ class SandboxClient:
             await asyncio.wait(beats)
         for service in services:
             service.heartbeat = None
-        await asyncio.gather(*(self._close_quietly(s, *s.sessions, *s.strays) for s in services))
+        await asyncio.gather(*(self.close_quietly(s, *s.sessions, *s.strays) for s in services))
         await asyncio.gather(*(s.link.close() for s in services))
 
-    async def _close_quietly(self, service: _Service, *session_ids: str) -> None:
+    async def close_quietly(self, service: Service, *session_ids: str) -> None:
         if not session_ids:
             return
         for session_id in session_ids:
             service.drop(session_id)
         request = sandbox_pb2.CloseRequest(session_ids=session_ids, run_id=self.run_id)
         with contextlib.suppress(SandboxError):
-            await self._call(service, "Close", request, self.patience.short_s, give_up_s=CLOSE_GIVE_UP_S)
+            await self.call(service, "Close", request, self.patience.short_s, give_up_s=CLOSE_GIVE_UP_S)
             service.strays -= set(session_ids)
 
-    async def _look_after(self, service: _Service) -> None:
+    async def _look_after(self, service: Service) -> None:
         """Renews a service's leases in one call, closes strays, and in a fleet looks at its load."""
         fleet = len(self._services) > 1
         # Soon for the first time: the lease of an adopted session may be nearly over.
@@ -298,19 +252,19 @@ class SandboxClient:
             except SandboxError as e:
                 log.warning("leases at %s not renewed: %s", service.address, e)
 
-    async def _renew(self, service: _Service, timeout_s: float) -> None:
+    async def _renew(self, service: Service, timeout_s: float) -> None:
         if service.strays:
-            await self._close_quietly(service, *service.strays)
+            await self.close_quietly(service, *service.strays)
         if not service.sessions:
             return
         request = sandbox_pb2.RenewRequest(session_ids=list(service.sessions), lease_ttl_s=self._lease_ttl_s)
-        reply = await self._call(service, "Renew", request, timeout_s)
+        reply = await self.call(service, "Renew", request, timeout_s)
         for session_id in reply.lost:
             if service.drop(session_id):
                 log.warning("session %s is lost: its lease had expired or the service restarted", session_id)
 
-    async def _call(
-        self, service: _Service, method: str, request: Any, timeout_s: float, give_up_s: float | None = None
+    async def call(
+        self, service: Service, method: str, request: Any, timeout_s: float, give_up_s: float | None = None
     ) -> Any:
         """Calls until an answer, a final error, or the end of patience. `timeout_s` bounds each try."""
         check_size(request)
@@ -321,98 +275,3 @@ class SandboxClient:
             except (Overloaded, ServiceUnreachable) as e:
                 error = e
             await tries.again(error)
-
-
-class Session:
-    """One open session. Calls may overlap; `close` is safe to repeat."""
-
-    def __init__(self, client: SandboxClient, service: _Service, session_id: str, workspace: str, lease_ttl_s: float):
-        self.session_id, self.workspace, self.lease_ttl_s = session_id, workspace, lease_ttl_s
-        self.service, self._client = service, client
-
-    async def __aenter__(self) -> "Session":
-        return self
-
-    async def __aexit__(self, *exc) -> None:
-        await self.close()
-
-    async def exec(
-        self, command: str, timeout_s: float = EXEC_DEFAULT_S, request_id: str | None = None
-    ) -> sandbox_pb2.ExecReply:
-        """Runs a bash command; what it does wrong is in the reply. Cancelling the call ends the command."""
-        request = sandbox_pb2.ExecRequest(
-            session_id=self.session_id, request_id=request_id or _new_id(), command=command, timeout_s=timeout_s
-        )
-        try:
-            return await self._call("Exec", request, timeout_s + EXEC_MARGIN_S)
-        except asyncio.CancelledError:
-            await asyncio.shield(self.kill(request.request_id))
-            raise
-
-    async def output(self, request_id: str, offset: int = 0) -> AsyncIterator[tuple[int, bytes]]:
-        """Yields (offset, bytes) of an exec's output while it runs, from `offset` on, to its end.
-
-        Goes on where it was when the connection is lost.
-        """
-        tries = Tries(self._client.patience)
-        while True:
-            request = sandbox_pb2.ReadOutputRequest(session_id=self.session_id, request_id=request_id, offset=offset)
-            try:
-                with as_sandbox_error(self.service.address, 0.0):
-                    async for chunk in self.service.link.stub.ReadOutput(request):
-                        if chunk.HasField("end"):
-                            return
-                        tries = Tries(self._client.patience)
-                        if chunk.data:
-                            yield chunk.offset, chunk.data
-                            offset = chunk.offset + len(chunk.data)
-            except ServiceUnreachable as e:
-                error = e
-            await tries.again(error)
-
-    async def kill(self, request_id: str) -> None:
-        """Ends an exec and all it has started. Never raises for a service that is gone."""
-        request = sandbox_pb2.KillRequest(session_id=self.session_id, request_id=request_id)
-        with contextlib.suppress(SandboxError):
-            await self._call("Kill", request, self._client.patience.short_s, give_up_s=CLOSE_GIVE_UP_S)
-
-    async def str_replace(
-        self, command: str, path: str, new_text: str = "", old_text: str = "", request_id: str | None = None
-    ) -> sandbox_pb2.StrReplaceReply:
-        """`command` is "view", "create" or "replace"."""
-        request = sandbox_pb2.StrReplaceRequest(
-            session_id=self.session_id,
-            request_id=request_id or _new_id(),
-            command=sandbox_pb2.StrReplaceRequest.Command.Value(command.upper()),
-            path=path,
-            new_text=new_text,
-            old_text=old_text,
-        )
-        return await self._call("StrReplace", request, self._client.patience.short_s)
-
-    async def score(
-        self, submission: sandbox_pb2.Submission, reward_mode: str = "paper", request_id: str | None = None
-    ) -> sandbox_pb2.ScoreReply:
-        """Grades the submission; a fault of the service is a reply that is not graded."""
-        request = sandbox_pb2.ScoreRequest(
-            session_id=self.session_id,
-            request_id=request_id or _new_id(),
-            submission=submission,
-            reward_mode=reward_mode,
-        )
-        return await self._call("Score", request, self._client.patience.score_s)
-
-    async def close(self) -> None:
-        """Never raises for a service that is gone: the lease ends the session there."""
-        await self._client._close_quietly(self.service, self.session_id)
-
-    async def _call(self, method: str, request: Any, timeout_s: float, give_up_s: float | None = None) -> Any:
-        return await self._client._call(self.service, method, request, timeout_s, give_up_s)
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

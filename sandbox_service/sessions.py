@@ -17,10 +17,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from pathlib import Path
 
 from sandbox_service import checks
-from sandbox_service.backends.base import Backend, Ended, ExecResult, Limits, Workspace
-from sandbox_service.backends.output import HeadTail, read_kept
+from sandbox_service.backends.base import Backend, Ended, ExecResult, Workspace
 from sandbox_service.calls import Calls, fingerprint, join, retrieve
 from sandbox_service.errors import BadRequest, Draining, IdReused, NotFound, Overloaded, SandboxError, TaskSetError
+from sandbox_service.execs import Execs
 from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFault
 from sandbox_service.journal import Entry, Journal, take_dead
 from sandbox_service.leases import Leases, Session
@@ -34,8 +34,6 @@ from sandbox_service.workspaces import Trees
 log = logging.getLogger(__name__)
 
 REWARD_MODES = ("paper", "shaped")
-# How often a reader of a running command's output looks for more.
-OUTPUT_POLL_S = 0.05
 
 
 class Sessions:
@@ -72,6 +70,7 @@ class Sessions:
         p = self.policy
         self._opens = Slots("slots for opening sessions", p.max_opens, p.max_waiting, p.open_wait_s)
         self._execs = Slots("slots for commands", p.max_execs, p.max_waiting, p.exec_wait_s)
+        self._commands = Execs(self._execs, self._pauses, clock)
         self._scores = Slots("slots for grading", p.max_scores, p.max_waiting, p.score_wait_s)
 
     def __len__(self) -> int:
@@ -137,54 +136,15 @@ class Sessions:
             reason = checks.why_bash_cannot_start(command)
             if reason:
                 return ExecResult(Ended.EXITED, 126, f"bash: {reason}\n".encode(), 0, 0.0)
-            return await self._run(session, request_id, command, timeout_s)
+            result = await self._commands.run(session, request_id, command, timeout_s)
+            self._tell("exec", session, outcome=result.ended.value, wall_s=round(result.wall_s, 4))
+            return result
 
         return await session.calls.once(request_id, contents, run)
 
-    async def _run(self, session: Session, request_id: str, command: str, timeout_s: float) -> ExecResult:
-        started, kept, paused_s = self._clock(), HeadTail(Limits().output_kept_bytes), self._pauses.paused_s
-        session.outputs[request_id] = kept
-        try:
-            async with self._execs.take():
-                workspace = await self._workspace(session)
-                result = await workspace.run(["bash", "-c", command], timeout_s=timeout_s, output=kept)
-        except asyncio.CancelledError:
-            if request_id not in session.killed:
-                raise
-            # What was killed has ended: its own cancellation is not to go on from here.
-            asyncio.current_task().uncancel()
-            result = ExecResult(Ended.CANCELLED, -1, *kept.result(), self._clock() - started)
-        finally:
-            session.outputs.pop(request_id, None)
-            session.killed.discard(request_id)
-        if result.ended is Ended.TIMEOUT:
-            self._pauses.check(paused_s, "a timeout")
-        self._tell("exec", session, outcome=result.ended.value, wall_s=round(result.wall_s, 4))
-        return result
-
-    async def read_output(self, session_id: str, request_id: str, offset: int) -> AsyncIterator[tuple[int, bytes]]:
-        """Yields (offset, bytes) of an exec's output as it comes; empty bytes say that nothing came for a while.
-
-        Ends when the exec has ended. What was left out between head and tail is skipped.
-        """
-        session = self._session(session_id)
-        call = session.calls.find(request_id)
-        while not call.done():
-            kept = session.outputs.get(request_id)
-            data = b""
-            if kept is not None:
-                offset, data = kept.read(offset)
-            if data:
-                yield offset, data
-                offset += len(data)
-            elif not (await asyncio.wait({call}, timeout=OUTPUT_POLL_S))[0]:
-                yield offset, b""
-        result = await join(call, session_id)
-        if not isinstance(result, ExecResult):
-            raise BadRequest(f"request {request_id!r} is no Exec")
-        while data := (piece := read_kept(result.output, result.omitted_bytes, offset))[1]:
-            yield piece
-            offset = piece[0] + len(data)
+    def read_output(self, session_id: str, request_id: str, offset: int) -> AsyncIterator[tuple[int, bytes]]:
+        """An exec's output, as `Execs.read` gives it."""
+        return self._commands.read(self._session(session_id), request_id, offset)
 
     async def exec_result(self, session_id: str, request_id: str) -> ExecResult:
         """The result of an exec that came before."""
@@ -192,15 +152,7 @@ class Sessions:
 
     async def kill(self, session_id: str, request_id: str) -> bool:
         """Ends an exec; False when it has ended before or never came."""
-        session = self._session(session_id)
-        await asyncio.sleep(0)  # the call may have come a moment ago and not have taken its first step
-        if request_id not in session.outputs:
-            return False
-        session.killed.add(request_id)
-        call = session.calls.find(request_id)
-        call.cancel()
-        await asyncio.wait({call})
-        return True
+        return await self._commands.kill(self._session(session_id), request_id)
 
     async def str_replace(self, session_id: str, request_id: str, edit: Edit) -> EditResult:
         session = self._session(session_id)

@@ -100,7 +100,7 @@ def test_one_run_cannot_touch_another(tmp_path, folder):
             await thief.kill("r")
             await thief.close()
             with pytest.raises(Forbidden, match="the token is for the run 'two', not for 'one/job'"):
-                await two._call(thief.service, "Close", sandbox_pb2.CloseRequest(run_id="one/job"), 5)
+                await two.call(thief.service, "Close", sandbox_pb2.CloseRequest(run_id="one/job"), 5)
             stub = thief.service.link.stub
             assert (await stub.Close(sandbox_pb2.CloseRequest(session_ids=[session.session_id]))).closed == 0
             assert list((await stub.Renew(sandbox_pb2.RenewRequest(session_ids=[session.session_id]))).lost)
