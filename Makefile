@@ -12,7 +12,8 @@ demo: setup-demo
 test: setup-test
 	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile
 
-# What needs the TPU compiler or minutes: every shipped config compiled for its slice, without any TPU.
+# What needs the TPU compiler, a container engine or minutes: every shipped config compiled for its slice without any
+# TPU, and the docker backend on an engine of the tests' own.
 test-deep: setup-deep
 	$(PYTHON_IN_VENV) -m pytest -m deep
 
@@ -27,4 +28,4 @@ setup-test:
 	@launch/setup.sh $(VENV) cpu,hf,dev $(TORCH)
 
 setup-deep:
-	@launch/setup.sh $(VENV) cpu,hf,dev,compile $(TORCH)
+	@launch/setup.sh $(VENV) cpu,hf,dev,compile,docker,manifests $(TORCH)

@@ -47,6 +47,8 @@ setup(
         # makes of a program is compared with what it made before.
         "compile": ["libtpu==0.0.52"],
         "docker": ["docker>=7.1"],
+        # The published schemas, against which tests hold launch/kubernetes.
+        "manifests": ["kubernetes-validate>=1.34"],
         # Datasets of the Hugging Face hub for `python -m skillrl.tasks.readers`; brings pyarrow, which reads Parquet.
         "datasets": ["datasets>=4.0"],
         # `python -m sandbox_service --metrics=PORT`.

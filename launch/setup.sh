@@ -18,6 +18,13 @@ want() { # want COMMAND PACKAGE: installs the package when the command is missin
 }
 want patch patch # agents apply candidate diffs with it
 want git git     # the provenance of checkpoints and exports names the commit
+case ",$extras," in *,docker,*)
+  # Tests start an engine of their own, for which they must be root; elsewhere they say that they were skipped.
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    want dockerd docker.io
+    want /usr/bin/python3 python3 # what the tests' image is made of
+  fi ;;
+esac
 
 python=""
 for candidate in "${PYTHON:-}" python3.11 python3.12 python3; do
