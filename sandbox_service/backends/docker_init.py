@@ -32,7 +32,7 @@ from sandbox_service.backends.seccomp import build_filter
 _CHUNK = 1 << 16
 # Until then one command's processes are ended alone; after it, everything in the container.
 _SWEEP_S, _HAMMER_S = 10.0, 10.0
-_POLL_S = 0.1
+_POLL_S, _QUIET_S = 0.1, 0.05
 # What wardens and trusted operations use for a moment, beside what this process has from the start.
 _SPARE_BYTES = 16 << 20
 _DISKS = (WORKSPACE, "/tmp", "/dev/shm")
@@ -77,7 +77,7 @@ class Running:
 
 class Init:
     def __init__(self, finder) -> None:
-        self._finder = finder
+        self._finder, self._is_warm = finder, False
         self._wardens_adopt = _adopt_orphans()
         self._filter = build_filter(ns.MACHINE)
         self._groups = _own_group()
@@ -98,15 +98,30 @@ class Init:
         self._selector.register(wake[0], selectors.EVENT_READ, lambda: _read_all(wake[0]))
         _send({"ready": True, "python": list(sys.version_info[:3]), "cgroups": self._groups.version})
         while True:
-            for key, _ in self._selector.select(self._patience()):
+            events = self._selector.select(self._patience())
+            for key, _ in events:
                 key.data()
             self._check_limits()
             self._reap()
+            if not events and not self._running and not self._is_warm:
+                self._warm_up()
+
+    def _warm_up(self) -> None:
+        """In a quiet moment: what each run of the harness would import for itself."""
+        self._is_warm = True
+        # Packages without pytest are for commands alone.
+        with suppress(ImportError):
+            _import_harness(self._finder)
+        gc.collect()
+        gc.freeze()
+        self._own_bytes = _anonymous_bytes(self._groups) + _SPARE_BYTES
 
     def _patience(self) -> float | None:
         waits = [max(0.0, r.deadline - time.monotonic()) for r in self._running.values() if r.deadline is not None]
         if self._memory_limits():
             waits.append(_POLL_S)
+        if not self._is_warm and not self._running:
+            waits.append(_QUIET_S)
         return min(waits, default=None)
 
     # Requests.
@@ -298,13 +313,18 @@ def _child(running: Running, filter_program: bytes, finder) -> None:
     os._exit(0)
 
 
+def _import_harness(finder) -> None:
+    sys.meta_path.insert(0, finder)
+    try:
+        importlib.import_module("sandbox_service.harness")
+    finally:
+        sys.meta_path.pop(0)
+
+
 def _be_warden(running: Running, filter_program: bytes, finder) -> None:
     _adopt_orphans()
     if running.kind == "harness":
-        # Here and not in process 1, which stays small: most containers never run it.
-        sys.meta_path.insert(0, finder)
-        importlib.import_module("sandbox_service.harness")
-        sys.meta_path.pop(0)
+        _import_harness(finder)
     # The image's own environment, below what was asked for.
     running.request["env"] = {**os.environ, **running.request["env"]}
     jobs.lower(resource.RLIMIT_CORE, 0)

@@ -55,7 +55,7 @@ ISOLATED = pytest.mark.parametrize("bench", ["jail", DOCKER], indirect=True)
 def bench(request, tmp_path_factory):
     def make(state):
         if request.param == "docker":
-            return DockerBackend(state, IMAGE, socket_path=request.getfixturevalue("engine").socket)
+            return DockerBackend(state, IMAGE, socket_path=request.getfixturevalue("engine").socket, pool=1)
         return {"jail": JailBackend, "unsafe": UnsafeBackend}[request.param](state)
 
     if request.param == "docker":
