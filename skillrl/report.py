@@ -53,11 +53,11 @@ def curves(rows: Sequence[Mapping], metric: str, skills: Sequence[str], *, windo
 
 
 def ungradable(rows: Sequence[Mapping]) -> str:
-    """How many episodes of training could not be graded, by whose fault, and how many were played once more."""
+    """How many episodes of training could not be graded, by whose fault, and how often one was played again."""
     counts = {reason: int(sum(row.get(f"ungradable/{reason}", 0) for row in rows)) for reason in UNGRADABLE_REASONS}
     episodes, replays = (int(sum(row.get(name, 0) for row in rows)) for name in ("episodes", "replays"))
     by_reason = ", ".join(f"{reason} {count}" for reason, count in counts.items())
-    return f"{sum(counts.values())} of {episodes} ({by_reason}); played once more: {replays}"
+    return f"{sum(counts.values())} of {episodes} ({by_reason}); played again: {replays}"
 
 
 def _row(cell: str, name: str, s: Mapping) -> str:

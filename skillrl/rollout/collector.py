@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # Of the last 32 episodes: when more than half were lost to the service, new ones wait until one succeeds again.
 BREAKER = BreakerConfig(window=32, least=16, failed_share=0.5, pause_s=2.0, max_pause_s=30.0)
+# By the reason of the loss. A fleet under repair may lose the same episode twice; a grader's bug comes again.
+MAX_TRIES = {"infra": 3, "grader": 2}
 # How often a waiting episode looks whether it may go on.
 _LOOK_S = 1.0
 
@@ -77,9 +79,9 @@ class Collector:
     ) -> list[list[Episode]]:
         """One group of `group_size` episodes for each task, in the order of `tasks`.
 
-        An episode that a fault made ungradable is played once more in a fresh session, and again when that was lost
-        to an outage; if it fails too, it stays in its group as ungradable. `on_done` is called with each finished
-        episode. Cancelling closes all sessions.
+        An episode that a fault made ungradable is played again in a fresh session, MAX_TRIES times in all, and more
+        often in an outage; then it stays in its group as ungradable. `on_done` is called with each finished episode.
+        Cancelling closes all sessions.
         """
         slots = asyncio.Semaphore(self._max_in_flight)
         seen: collections.Counter[str] = collections.Counter()
@@ -102,7 +104,7 @@ class Collector:
         return [episodes[i : i + group_size] for i in range(0, len(episodes), group_size)]
 
     def take_replays(self) -> int:
-        """How many episodes were played once more since this was last asked."""
+        """How often an episode was played again since this was last asked."""
         replays, self._replays = self._replays, 0
         return replays
 
@@ -122,7 +124,7 @@ class Collector:
         """Whether to play it again, so that its group stays full. A fault of the task itself would come again."""
         reason = episode.outcome.reason
         in_outage = reason == "infra" and self._breaker.is_open
-        return not self._is_given_up() and (in_outage or (tries == 1 and reason in ("infra", "grader")))
+        return not self._is_given_up() and (in_outage or tries < MAX_TRIES.get(reason, 1))
 
     def _is_given_up(self) -> bool:
         return self._breaker.open_s(asyncio.get_running_loop().time()) > self._max_outage_s

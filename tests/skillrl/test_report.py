@@ -91,7 +91,7 @@ def test_every_episode_without_a_reward_is_counted(tmp_path):
     )
     metrics.close()
     text = write_report(tmp_path, "run", {}, []).read_text()
-    assert "7 of 45 (infra 3, task 2, grader 2); played once more: 7" in text
+    assert "7 of 45 (infra 3, task 2, grader 2); played again: 7" in text
 
 
 def test_a_run_without_anything_still_gives_a_page(tmp_path):
