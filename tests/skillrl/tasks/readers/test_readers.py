@@ -1,5 +1,6 @@
 """Every dataset's published schema becomes tasks; what is wrong with a row is said, with its place."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 
@@ -266,6 +267,12 @@ def test_sources_that_cannot_be_read(tmp_path, capsys):
     ]:
         assert main(["swebench", str(source), f"--out={tmp_path / 'set'}"]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is not None, reason="it would ask the hub")
+def test_a_dataset_of_the_hub_says_what_it_needs(tmp_path, capsys):
+    assert main(["swebench", "acme/none", f"--out={tmp_path / 'set'}"]) == 2
+    assert "there is no file acme/none; a dataset of the hub needs" in capsys.readouterr().err
 
 
 def test_a_folder_of_parts_and_json_lists(tmp_path):
