@@ -242,10 +242,14 @@ def _resolve_image(client, image: str) -> str:
     from docker.errors import ImageNotFound
 
     try:
-        return client.inspect_image(image)["Id"]
+        found = client.inspect_image(image)
     except ImageNotFound:
         client.pull(image)
-        return client.inspect_image(image)["Id"]
+        found = client.inspect_image(image)
+    if volumes := (found.get("Config") or {}).get("Volumes"):
+        text = f"image {image} declares volumes ({', '.join(volumes)}), which would be writable and without a limit"
+        raise SandboxError(f"{text}; build it without VOLUME")
+    return found["Id"]
 
 
 def _create(client, settings: Mapping[str, dict]) -> str:

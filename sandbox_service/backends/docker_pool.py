@@ -30,11 +30,15 @@ class Pool:
         waiting = self._ready.setdefault(kind, deque())
         try:
             while waiting:
-                container = waiting.popleft()
-                if await container.channel.ping(_PING_PATIENCE_S):
+                container, answers = waiting.popleft(), False
+                try:
+                    answers = await container.channel.ping(_PING_PATIENCE_S)
+                finally:
+                    if not answers:
+                        self._spawn(self._engine.destroy(container))
+                if answers:
                     return container
                 log.warning("a waiting container had died; taking another")
-                self._spawn(self._engine.destroy(container))
         finally:
             self._refill(kind)
         return await self._make(kind)

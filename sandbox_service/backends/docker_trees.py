@@ -9,6 +9,7 @@ import io
 import os
 import stat
 import tarfile
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,20 +36,23 @@ class Archive:
 
 
 class Archives:
-    """Archives of base directories; the last used are kept, `max_bytes` of them."""
+    """Archives of base directories; the last used are kept, `max_bytes` of them. May be used from several threads."""
 
     def __init__(self, max_bytes: int = 256 << 20):
         self._max_bytes = max_bytes
         self._known: OrderedDict[tuple[str, int], Archive] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, base: Path) -> Archive:
         """Blocking. The directory must not change while its archive is known."""
         key = os.path.realpath(base), os.stat(base).st_ino
-        archive = self._known.pop(key, None) or _pack(base)
-        self._known[key] = archive
-        size = sum(len(a.data) for a in self._known.values())
-        while size > self._max_bytes and self._known:
-            size -= len(self._known.popitem(last=False)[1].data)
+        archive = self._known.get(key) or _pack(base)
+        with self._lock:
+            self._known[key] = archive
+            self._known.move_to_end(key)
+            size = sum(len(a.data) for a in self._known.values())
+            while size > self._max_bytes:
+                size -= len(self._known.popitem(last=False)[1].data)
         return archive
 
 

@@ -172,6 +172,12 @@ def test_what_is_no_image_is_refused(engine, tmp_path):
         client.close()
     with pytest.raises(IsolationError, match="python3"):
         asyncio.run(start("local/empty:1"))
+    client = engine.client()
+    changes = ["VOLUME /data"]
+    client.import_image_from_data(_empty_tar(), repository="local/volume", tag="1", changes=changes)
+    client.close()
+    with pytest.raises(IsolationError, match="without VOLUME"):
+        asyncio.run(start("local/volume:1"))
     assert running(engine) == set()
 
 
