@@ -73,8 +73,7 @@ def convert(record: Record, base: Mapping[str, bytes] | None, options: Options, 
     trees = _trees(record, parts, base) if base is not None else None
     _check_gradable(record, environment, trees)
     instance = _instance(record, environment, parts, trees)
-    leaked = _leaked_line(record, parts)
-    if leaked:
+    if any(line in record.issue for line in gold_lines(record, parts)):
         raise Unusable("its text quotes the gold change")
     found = _skills(record, parts, environment, trees)
     left_out = {skill: why for skill, why in found.items() if isinstance(why, str)}
@@ -230,11 +229,11 @@ def _test_files(record: Record, parts: _Parts, trees: _Trees | None) -> tuple[st
     return tuple(sorted(p for p in named if p in trees.correct))
 
 
-def _leaked_line(record: Record, parts: _Parts) -> str:
-    sign = "-" if record.base_is_correct else "+"
-    lines = {line for line in changed_lines(parts.source, sign) if len(line) >= MIN_LEAK_CHARACTERS}
-    kept = set(changed_lines(parts.source, "+" if sign == "-" else "-"))
-    return next((line for line in sorted(lines - kept) if line in record.issue), "")
+def gold_lines(record: Record, parts: _Parts) -> set[str]:
+    """Lines that the gold change adds and does not only move."""
+    added, removed = ("-", "+") if record.base_is_correct else ("+", "-")
+    lines = {line for line in changed_lines(parts.source, added) if len(line) >= MIN_LEAK_CHARACTERS}
+    return lines - set(changed_lines(parts.source, removed))
 
 
 _Found = tuple[Mapping[str, str], Overlay, str]
@@ -271,14 +270,16 @@ def _why_not_localization(paths: Collection[str], environment: Environment, tree
 
 def instruction(record: Record, parts: _Parts) -> str:
     """The issue, and the places that must change: files, lines of the agent's tree and the names git gives there."""
-    places = []
+    places, gold = [], gold_lines(record, parts)
     for diff in parts.source:
         if diff.old is None and not record.base_is_correct:
             places.append(f"- {diff.new} (a new file)")
         for hunk in diff.hunks if diff.old is not None else ():
             before = hunk.side("+" if record.base_is_correct else "-")
             start = hunk.new_start if record.base_is_correct else hunk.old_start
-            name = f", at `{hunk.section}`" if hunk.section else ""
+            # Git prints a line of the file before the diff: in a bug's diff, of the correct one.
+            is_gold = any(line in hunk.section for line in gold)
+            name = f", at `{hunk.section}`" if hunk.section and not is_gold else ""
             places.append(f"- {diff.old}, lines {start} to {start + max(len(before), 1) - 1}{name}")
     return f"{record.issue}\n\nThe change belongs here:\n" + "\n".join(places)
 

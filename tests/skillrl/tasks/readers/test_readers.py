@@ -311,6 +311,19 @@ def test_an_image_is_refused_by_name_with_the_remedy(tmp_path):
         tasks.tree_files(instance.tree)
 
 
+def test_a_place_does_not_quote_the_gold_change(tmp_path):
+    """The second hunk of a bug's diff stands in the function whose first line the bug changed."""
+    correct = "def share_of_each(total, people, rest=0):\n" + "    pass\n" * 20 + "    return total\n"
+    bug = correct.replace("rest=0", "rest=1").replace("return total", "return rest")
+    place = "@@ -19,4 +19,4 @@"
+    patch = rows.diff({"m.py": correct}, {"m.py": bug}, ["m.py"])
+    patch = patch.replace(place, f"{place} def share_of_each(total, people, rest=0):")
+    _, _, public, _ = read(tmp_path, "swe_smith", rows.swe_smith() | {"patch": patch})
+    (editing,) = [t for t in public if t.skill == "editing"]
+    assert "share_of_each" not in editing.inputs["instruction"]
+    assert "- m.py, lines 19 to 22\n" in editing.inputs["instruction"] + "\n"
+
+
 def test_only_the_wanted_skills(tmp_path):
     _, _, public, _ = read(tmp_path, "swebench", rows.swebench_new(), options=["--skills=localization,bug_fixing"])
     assert {t.skill for t in public} == {"localization", "bug_fixing"}
