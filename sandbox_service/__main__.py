@@ -27,6 +27,7 @@ from sandbox_service.credentials import ServiceCredentials
 from sandbox_service.embedded import EXIT_BAD_INPUT, EXIT_FAULT, EXIT_NO_ISOLATION, READY
 from sandbox_service.errors import BadRequest, IsolationError, SandboxError, TaskSetError
 from sandbox_service.graders import grade
+from sandbox_service.graders.judge import Grader, Judge
 from sandbox_service.graders.memo import GradeMemo
 from sandbox_service.logs import Emit, configure, log_event, to_all
 from sandbox_service.pauses import PauseWatch
@@ -71,6 +72,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--metrics", metavar="[HOST:]PORT", help="where /metrics and /healthz are served; off by default"
     )
+    parser.add_argument(
+        "--judge-url", default="", metavar="URL", help="a model to ask about reproductions; none by default"
+    )
+    parser.add_argument("--judge-model", default="", metavar="NAME", help="its name; a key is read from JUDGE_API_KEY")
+    parser.add_argument("--judge-lowers", action="store_true", help="a NO of the judge takes the reward away")
     parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
     parser.add_argument("--exit-with-parent", action="store_true", help="stop at the end of stdin or of the parent")
     options = parser.parse_args(argv)
@@ -102,7 +108,7 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
             backend,
             trees,
             task_sets,
-            GradeMemo(pauses.guard(lambda request: grade(request, runner), "a grade")),
+            GradeMemo(pauses.guard(make_grader(options, runner), "a grade")),
             policy,
             journal_dir=state / "journal",
             emit=to_all(*sinks),
@@ -121,6 +127,15 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
         expiring = asyncio.create_task(sessions.keep_expiring())
         await stop.wait()
         expiring.cancel()
+
+
+def make_grader(options: argparse.Namespace, runner: Runner) -> Grader:
+    """With a judge where one is named. Raises BadRequest."""
+    if not options.judge_url:
+        return lambda request: grade(request, runner)
+    key = os.environ.get("JUDGE_API_KEY", "")
+    judge = Judge(options.judge_url, options.judge_model, key=key, lowers=options.judge_lowers)
+    return judge.over(lambda request: grade(request, runner))
 
 
 def make_metrics(sinks: list[Emit]) -> "Metrics":
