@@ -100,10 +100,12 @@ class Assault:
     act: Callable[[Field], Awaitable[str]]
     limits: Limits = LIMITS
     deep: bool = False
+    # False: it leaves nothing behind, so that others may follow in the same workspace.
+    alone: bool = True
 
 
 def escape(name: str, aims_for: str, program: str) -> Assault:
-    return Assault(name, "escape", aims_for, lambda field: field.refused(program))
+    return Assault(name, "escape", aims_for, lambda field: field.refused(program), alone=False)
 
 
 def denial(name: str, aims_for: str, program: str, *wanted: Ended, timeout_s: float = TIMEOUT_S, **options) -> Assault:
@@ -118,6 +120,11 @@ def rows(*tables) -> list:
     return [
         pytest.param(attack, id=f"{attack.category}: {attack.name}", marks=marks[attack.deep]) for attack in attacks
     ]
+
+
+def everywhere(parameters: list) -> list:
+    """Those that have to be tried on every backend."""
+    return [parameter for parameter in parameters if parameter.values[0].everywhere]
 
 
 def code(text: str) -> str:

@@ -14,15 +14,20 @@ from sandbox_service.graders import Submission
 ATTACKS = rows(source_attacks, fingerprint_attacks, answer_attacks, telling_attacks, evading_attacks)
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_attack_scores_the_minimum(desk, note, attack):
+def attempt(desk, attack) -> str:
+    """What the attack got: the minimum."""
     if attack.program:
         grade = desk.play(attack.task_id, attack.program, attack.submission)
     else:
         grade = desk.grade(attack.task_id, attack.changed, submission=attack.submission)
     assert grade.reason is None, grade.detail
     assert grade.reward == attack.minimum
-    note("jail", attack.category, attack.name, attack.aims_for, f"reward {grade.reward:g}")
+    return f"reward {grade.reward:g}"
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attack_scores_the_minimum(desk, note, attack):
+    note("jail", attack.category, attack.name, attack.aims_for, attempt(desk, attack))
 
 
 @pytest.mark.parametrize("verdict", ["YES", "NO"])
