@@ -127,7 +127,7 @@ def test_a_small_fleet_under_fire(task_set):
 
 @pytest.mark.deep
 def test_ten_thousand_sessions_on_forty_hosts_under_fire(task_set):
-    check(virtual_time.run(simulate(task_set, hosts=40, sessions=10_000, clients=20, troubled_s=180)), 10_000)
+    check(virtual_time.run(simulate(task_set, hosts=40, sessions=10_000, clients=8, troubled_s=150)), 10_000)
 
 
 def on_fleet(task_set, test, count=3, capacity=100, **options):
