@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 RULES = ("pass_and_fail", "exact_map", "passed_set")
-# Published rules that need more than test results; records carry them, no grader judges by them yet.
-UNWIRED_RULES = ("reward_file", "sanitizer", "leaderboard")
 PASSED = frozenset({"passed", "xfailed"})
 BAD = frozenset({"failed", "error"})
 # A time in a name differs from run to run.

@@ -1,24 +1,20 @@
 """A record -> environment, instance and tasks. Pure functions of the record and, where it is at hand, of its tree."""
 
-import ast
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from sandbox_service.graders.paths import is_source
-from sandbox_service.syntax import parse
 from sandbox_service.tasks import Environment, HiddenTask, Instance, Overlay, apply_overlay
 from skillrl.tasks.contamination import repository_key
-from skillrl.tasks.derive import REPRODUCTION_PATH, UNIT_TESTS_PATH, make_task_id, reaching_tests, without_tests
+from skillrl.tasks.derive import make_task_id, without_tests
 from skillrl.tasks.readers.commands import without_image
-from skillrl.tasks.readers.diffs import DiffError, FileDiff, apply_diff, changed_lines, is_doc_path, is_test_path
-from skillrl.tasks.readers.record import Record, Unusable
+from skillrl.tasks.readers.diffs import DiffError, apply_diff, is_doc_path, is_test_path
+from skillrl.tasks.readers.record import Parts, Record, Trees, Unusable
+from skillrl.tasks.readers.skills import gold_lines, skills_of, target_of
 from skillrl.tasks.readers.swebench import parsed
 
-MAX_TRUTH_FILES = 5
-# A shorter line may stand anywhere by chance.
-MIN_LEAK_CHARACTERS = 20
 MAX_COMMAND_BYTES = 100_000
 LEVEL = 3
 _TEST_ROOTS = frozenset({"test", "tests", "testing", "__tests__", "spec", "r2e_tests"})
@@ -47,23 +43,6 @@ class Converted:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """The record's change, by what it touches."""
-
-    source: tuple[FileDiff, ...]
-    tests: tuple[FileDiff, ...]
-
-
-@dataclass(frozen=True)
-class _Trees:
-    """The correct tree, and overlays relative to it: the bug, and what the agent does not see."""
-
-    correct: Mapping[str, bytes]
-    bug: Overlay
-    visible: Overlay
-
-
 def convert(record: Record, base: Mapping[str, bytes] | None, options: Options, split: str) -> Converted:
     """`base` is the repository at the record's base commit, None where only the image has it. Raises Unusable."""
     if record.hidden_files:
@@ -75,7 +54,7 @@ def convert(record: Record, base: Mapping[str, bytes] | None, options: Options, 
     instance = _instance(record, environment, parts, trees)
     if any(line in record.issue for line in gold_lines(record, parts)):
         raise Unusable("its text quotes the gold change")
-    found = _skills(record, parts, environment, trees)
+    found = skills_of(record, parts, environment, trees)
     left_out = {skill: why for skill, why in found.items() if isinstance(why, str)}
     made = [
         _task(record, skill, split, *value)
@@ -84,31 +63,31 @@ def convert(record: Record, base: Mapping[str, bytes] | None, options: Options, 
     ]
     if trees and not isinstance(found.get("unit_tests", ""), str):
         # The bug is killed by the fail-to-pass tests: a proven mutant.
-        path, symbol, _ = _target(trees)
+        path, symbol, _ = target_of(trees)
         instance = replace(instance, mutants=(trees.bug,), target_path=path, target_symbol=symbol)
     return Converted(environment, instance, trees.correct if trees else {}, made, left_out)
 
 
 def _convert_whole(record: Record, options: Options, split: str) -> Converted:
     """A composite task that is no change of a repository: all of its files are hidden from the agent."""
-    environment = _environment(record, _Parts((), ()), options)
-    instance = _instance(record, environment, _Parts((), ()), None)
+    environment = _environment(record, Parts((), ()), options)
+    instance = _instance(record, environment, Parts((), ()), None)
     hidden = dict.fromkeys(record.hidden_files)
     task = _task(record, record.kind, split, {"instruction": record.issue}, hidden, "")
     wanted = not options.skills or record.kind in options.skills
     return Converted(environment, instance, record.hidden_files, [task] if wanted else [])
 
 
-def _parts(record: Record) -> _Parts:
+def _parts(record: Record) -> Parts:
     gold, tests = parsed(record.patch), parsed(record.test_patch)
     if any(d.is_binary for d in (*gold, *tests)):
         raise Unusable("a diff of a binary file")
     source = tuple(d for d in gold if not is_test_path(d.path) and not is_doc_path(d.path))
     # A gold change may bring tests of its own; documents only repeat what changed.
-    return _Parts(source, (*tests, *(d for d in gold if is_test_path(d.path))))
+    return Parts(source, (*tests, *(d for d in gold if is_test_path(d.path))))
 
 
-def _environment(record: Record, parts: _Parts, options: Options, base: Collection[str] = ()) -> Environment:
+def _environment(record: Record, parts: Parts, options: Options, base: Collection[str] = ()) -> Environment:
     is_local = "local" in (options.image, record.image)
     setup = without_image(record.setup) if is_local else record.setup
     if record.language == "python" and not is_local:
@@ -131,7 +110,7 @@ def _environment(record: Record, parts: _Parts, options: Options, base: Collecti
     return replace(environment, environment_id=f"{record.dataset}-{digest[:16]}")
 
 
-def _test_roots(record: Record, parts: _Parts, base: Collection[str]) -> tuple[str, ...]:
+def _test_roots(record: Record, parts: Parts, base: Collection[str]) -> tuple[str, ...]:
     """Outermost folders of tests that hold no source file of the change; else the record's test files themselves."""
     own = {p for d in parts.tests for p in (d.old, d.new) if p} | set(record.test_texts)
     own |= {i.partition("::")[0] for i in (*record.fail_to_pass, *record.pass_to_pass) if "::" in i and "/" in i}
@@ -149,7 +128,7 @@ def _outermost(path: str) -> str:
     return "/".join(folders[:depth])
 
 
-def _trees(record: Record, parts: _Parts, base: Mapping[str, bytes]) -> _Trees:
+def _trees(record: Record, parts: Parts, base: Mapping[str, bytes]) -> Trees:
     try:
         if record.base_is_correct:
             return _trees_of_bug(record, parts, base)
@@ -161,10 +140,10 @@ def _trees(record: Record, parts: _Parts, base: Mapping[str, bytes]) -> _Trees:
         raise Unusable(f"{taken[0]} is source and test at once")
     correct = apply_overlay(base, fix, tests)
     bug = _undone(fix, base)
-    return _Trees(correct, bug, {**bug, **_undone(tests, base)})
+    return Trees(correct, bug, {**bug, **_undone(tests, base)})
 
 
-def _trees_of_bug(record: Record, parts: _Parts, base: Mapping[str, bytes]) -> _Trees:
+def _trees_of_bug(record: Record, parts: Parts, base: Mapping[str, bytes]) -> Trees:
     """The base commit may be the mirror's main branch, or the instance's own with the bug in it."""
     try:
         bug, correct = apply_diff(base, parts.source), dict(base)
@@ -178,7 +157,7 @@ def _trees_of_bug(record: Record, parts: _Parts, base: Mapping[str, bytes]) -> _
             hidden = without_tests(correct, record.fail_to_pass)
         except (SyntaxError, ValueError):
             raise Unusable("its tests cannot be hidden") from None
-    return _Trees(correct, bug, {**bug, **hidden})
+    return Trees(correct, bug, {**bug, **hidden})
 
 
 def _undone(change: Overlay, base: Mapping[str, bytes]) -> Overlay:
@@ -189,7 +168,7 @@ def _undone(change: Overlay, base: Mapping[str, bytes]) -> Overlay:
         raise Unusable("a changed file is not UTF-8 text") from None
 
 
-def _check_gradable(record: Record, environment: Environment, trees: _Trees | None) -> None:
+def _check_gradable(record: Record, environment: Environment, trees: Trees | None) -> None:
     """What the grader would not take from an agent must not be needed."""
     if len(record.test_command.encode()) + len(record.setup.encode()) > MAX_COMMAND_BYTES:
         raise Unusable("a test command of more than 100 kB")
@@ -200,7 +179,7 @@ def _check_gradable(record: Record, environment: Environment, trees: _Trees | No
         raise Unusable(f"its gold change needs {refused[0].rpartition('/')[2]}, which is the harness's own")
 
 
-def _instance(record: Record, environment: Environment, parts: _Parts, trees: _Trees | None) -> Instance:
+def _instance(record: Record, environment: Environment, parts: Parts, trees: Trees | None) -> Instance:
     return Instance(
         instance_id=f"{record.dataset}__{record.instance_id}",
         environment_id=environment.environment_id,
@@ -220,118 +199,13 @@ def _instance(record: Record, environment: Environment, parts: _Parts, trees: _T
     )
 
 
-def _test_files(record: Record, parts: _Parts, trees: _Trees | None) -> tuple[str, ...]:
+def _test_files(record: Record, parts: Parts, trees: Trees | None) -> tuple[str, ...]:
     """Files that every graded run starts from: the tests' own."""
     if not trees:
         return ()
     named = {d.new for d in parts.tests if d.new} | set(record.test_texts)
     named |= {i.partition("::")[0] for i in (*record.fail_to_pass, *record.pass_to_pass)}
     return tuple(sorted(p for p in named if p in trees.correct))
-
-
-def gold_lines(record: Record, parts: _Parts) -> set[str]:
-    """Lines that the gold change adds and does not only move."""
-    added, removed = ("-", "+") if record.base_is_correct else ("+", "-")
-    lines = {line for line in changed_lines(parts.source, added) if len(line) >= MIN_LEAK_CHARACTERS}
-    return lines - set(changed_lines(parts.source, removed))
-
-
-_Found = tuple[Mapping[str, str], Overlay, str]
-
-
-def _skills(record: Record, parts: _Parts, environment: Environment, trees: _Trees | None) -> dict[str, _Found | str]:
-    """Skill -> inputs, what the agent sees and the submission's path; or why the record does not give it."""
-    issue, visible = {"issue": record.issue}, dict(trees.visible) if trees else {}
-    found: dict[str, _Found | str] = {}
-    paths = [d.path for d in parts.source if is_source(d.path, environment)]
-    found["localization"] = _why_not_localization(paths, environment, trees) or (issue, visible, "")
-    if record.kind == "security":
-        found["security"] = ({"instruction": record.issue}, visible, "")
-    if not record.fail_to_pass:
-        return found | dict.fromkeys(("editing", "bug_fixing", "reproduction"), "no fail-to-pass tests")
-    found["editing"] = ({"instruction": instruction(record, parts)}, visible, "")
-    found["bug_fixing"] = (issue, visible, "")
-    is_python = record.language == "python"
-    reproduction = ({**issue, "submission_path": REPRODUCTION_PATH}, visible, REPRODUCTION_PATH)
-    found["reproduction"] = reproduction if is_python else "not Python"
-    found["unit_tests"] = _unit_tests(record, environment, trees) if is_python else "not Python"
-    found["review"] = "no wrong candidate that execution has proven"
-    return found
-
-
-def _why_not_localization(paths: Collection[str], environment: Environment, trees: _Trees | None) -> str:
-    if not 1 <= len(paths) <= MAX_TRUTH_FILES:
-        return f"no or more than {MAX_TRUTH_FILES} source files"
-    suffixes = {p.rpartition(".")[2] for p in paths}
-    choices = [p for p in trees.correct if p.rpartition(".")[2] in suffixes] if trees else []
-    others = [p for p in choices if is_source(p, environment) and p not in paths and not p.endswith("__init__.py")]
-    return "its repository has no other source file" if trees and not others else ""
-
-
-def instruction(record: Record, parts: _Parts) -> str:
-    """The issue, and the places that must change: files, lines of the agent's tree and the names git gives there."""
-    places, gold = [], gold_lines(record, parts)
-    for diff in parts.source:
-        if diff.old is None and not record.base_is_correct:
-            places.append(f"- {diff.new} (a new file)")
-        for hunk in diff.hunks if diff.old is not None else ():
-            before = hunk.side("+" if record.base_is_correct else "-")
-            start = hunk.new_start if record.base_is_correct else hunk.old_start
-            # Git prints a line of the file before the diff: in a bug's diff, of the correct one.
-            is_gold = any(line in hunk.section for line in gold)
-            name = f", at `{hunk.section}`" if hunk.section and not is_gold else ""
-            places.append(f"- {diff.old}, lines {start} to {start + max(len(before), 1) - 1}{name}")
-    return f"{record.issue}\n\nThe change belongs here:\n" + "\n".join(places)
-
-
-def _unit_tests(record: Record, environment: Environment, trees: _Trees | None) -> _Found | str:
-    """The function that the bug is in, when there is one with a docstring; the bug is the proven mutant."""
-    if trees is None:
-        return "its tree is in the image alone"
-    target = _target(trees)
-    if target is None:
-        return "no single documented function holds the bug"
-    path, symbol, contract = target
-    try:
-        reaching = reaching_tests(trees.correct, environment.test_roots, symbol)
-        known = [i for i in record.fail_to_pass if i.partition("::")[0] in trees.correct]
-        hidden = {path: text for path, text in without_tests(trees.correct, {*reaching, *known}).items()}
-    except (SyntaxError, ValueError, UnicodeDecodeError):
-        return "its tests cannot be hidden"
-    removed = {p: None for p in trees.visible if p not in trees.bug and p not in hidden and is_test_path(p)}
-    inputs = {"target": f"{path}::{symbol}", "contract": contract, "submission_path": UNIT_TESTS_PATH}
-    return inputs, {**removed, **hidden}, UNIT_TESTS_PATH
-
-
-def _target(trees: _Trees) -> tuple[str, str, str] | None:
-    """(path, qualified name, docstring) of the one function that differs between the correct tree and the bug."""
-    differing = []
-    for path, text in trees.bug.items():
-        if text is None or path not in trees.correct or not path.endswith(".py"):
-            return None
-        try:
-            correct, buggy = (_functions(t) for t in (trees.correct[path].decode(), text))
-        except (SyntaxError, ValueError):
-            return None
-        for name in correct.keys() | buggy.keys():
-            own, other = correct.get(name), buggy.get(name)
-            if own is None or other is None or ast.dump(own) != ast.dump(other):
-                differing.append((path, name, ast.get_docstring(own) if own else None))
-    return differing[0] if len(differing) == 1 and differing[0][2] else None
-
-
-def _functions(text: str) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
-    found = {}
-
-    def walk(body: Collection[ast.stmt], prefix: str) -> None:
-        for node in body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                found[prefix + node.name] = node
-            elif isinstance(node, ast.ClassDef):
-                walk(node.body, f"{prefix}{node.name}.")
-
-    walk(parse(text).body, "")
-    return found
 
 
 def _task(

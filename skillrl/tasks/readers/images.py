@@ -6,11 +6,6 @@ def swebench(instance_id: str, arch: str = "x86_64") -> str:
     return f"swebench/sweb.eval.{arch}.{instance_id.replace('__', '_1776_')}:latest".lower()
 
 
-def swebench_local(instance_id: str, arch: str = "x86_64") -> str:
-    """What the swebench package builds."""
-    return f"sweb.eval.{arch}.{instance_id}:latest".lower()
-
-
 def swe_smith(repository: str) -> str:
     """`swesmith/owner__repo.COMMIT8` -> the image of that repository."""
     name = repository.rpartition("/")[2]

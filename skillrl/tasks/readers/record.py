@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sandbox_service.tasks import Overlay
+from skillrl.tasks.readers.diffs import FileDiff
+
 
 @dataclass(frozen=True)
 class Record:
@@ -43,3 +46,20 @@ class Record:
 
 class Unusable(ValueError):
     """A sound row that gives no task; the message says why, in few words that can be counted."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The record's change, by what it touches."""
+
+    source: tuple[FileDiff, ...]
+    tests: tuple[FileDiff, ...]
+
+
+@dataclass(frozen=True)
+class Trees:
+    """The correct tree, and overlays relative to it: the bug, and what the agent does not see."""
+
+    correct: Mapping[str, bytes]
+    bug: Overlay
+    visible: Overlay
