@@ -61,7 +61,7 @@ async def carry_out(assault, backend, base, secret, neighbour=None, workspace=No
 
     Workspaces that are given stay open, for backends on which they are dear.
     """
-    marker, made = f"marker-{secrets.token_hex(8)}", []
+    marker, made, others = f"marker-{secrets.token_hex(8)}", [], asyncio.all_tasks()
 
     async def open_one():
         made.append(await backend.open_workspace(base, limits=assault.limits))
@@ -74,10 +74,10 @@ async def carry_out(assault, backend, base, secret, neighbour=None, workspace=No
         alive = await neighbour.run(["echo", "alive"], timeout_s=60.0)
         assert (alive.ended, alive.output) == (Ended.EXITED, b"alive\n"), "a neighbour suffered"
     finally:
+        # What the assault itself began; it ends when its workspaces do.
+        rest = asyncio.all_tasks() - others
         await asyncio.gather(*(one.close() for one in made))
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        if rest:
-            await asyncio.wait(rest, timeout=30.0)
+        await asyncio.gather(*rest, return_exceptions=True)
     end = time.monotonic() + 10.0
     while left_over(marker) and time.monotonic() < end:
         await asyncio.sleep(0.05)
