@@ -63,6 +63,9 @@ def base_config() -> ConfigDict:
             # Tokens that its cache holds; 0: as many as `rows` episodes can need. With less, episodes that wait for
             # their tools lose theirs when room runs short, and are computed again.
             cache_tokens=0,
+            # What its keys and values are stored in: "" is policy.dtype, "float8_e4m3fn" takes half of bfloat16's room
+            # and changes the log-probabilities (docs/benchmarks/sampler.md).
+            cache_dtype="",
             # Chips of a sampler replica, each with a whole copy of the weights, shared by heads and widths. 0: sampling
             # uses the learner's mesh and weights as they are, and gathers them in every step.
             replica_chips=0,

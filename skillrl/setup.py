@@ -19,6 +19,7 @@ from skillrl import evaluate, export, sharding
 from skillrl.chat import FORMATS, ChatFormat, CompactChat, TemplateChat
 from skillrl.models import families, hf
 from skillrl.models import policy as models
+from skillrl.models.cache import CACHE_DTYPES
 from skillrl.models.config import ModelConfig, variant
 from skillrl.models.hf_files import read_json
 from skillrl.rl.advantages import ESTIMATORS
@@ -65,6 +66,7 @@ def check(config: ConfigDict) -> None:
         "packing.denominator": DENOMINATORS,
         "policy.chat": ("", *FORMATS),
         "rollout.on_update": UPDATES,
+        "rollout.cache_dtype": CACHE_DTYPES,
     }
     for name, known in choices.items():
         section, _, key = name.partition(".")
@@ -226,6 +228,7 @@ def make_engine(config: ConfigDict, policy: Policy, params: models.Params, versi
         streams=config.rollout.rows,
         max_tokens=config.rollout.max_tokens,
         cache_tokens=config.rollout.cache_tokens,
+        cache_dtype=config.rollout.cache_dtype,
         mesh=mesh,
         version=version,
         **replica,

@@ -99,7 +99,7 @@ def _cache(config, cfg, mesh):
     shapes = Shapes.default(-(-rollout.rows // replicas), cfg.active_params, "tpu")
     pages = num_pages(shapes, replicas, rollout.rows, rollout.max_tokens, rollout.cache_tokens)
     place = sharding.named(mesh, "batch", None, "kv_heads", None)
-    shape = jax.eval_shape(lambda: PagedCache.create(cfg, pages, shapes.page_tokens, replicas))
+    shape = jax.eval_shape(lambda: PagedCache.create(cfg, pages, shapes.page_tokens, replicas, rollout.cache_dtype))
     return shapes, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shape)
 
 

@@ -9,6 +9,10 @@ from jaxtyping import Array, Int
 from skillrl import sharding
 from skillrl.models.config import ModelConfig
 
+# What keys and values may be stored in; "" is the policy's dtype. Of float8, the form with the longer mantissa: what is
+# beyond its largest number, 448, is stored as that.
+CACHE_DTYPES = ("", "bfloat16", "float8_e4m3fn")
+
 
 class PagedCache(NamedTuple):
     """Keys and values of all layers and pages of S replicas.
@@ -21,10 +25,10 @@ class PagedCache(NamedTuple):
     kv: jax.Array
 
     @classmethod
-    def create(cls, cfg: ModelConfig, pages: int, page_tokens: int, replicas: int = 1) -> "PagedCache":
-        """An empty cache of `pages` x `page_tokens` positions for each replica."""
+    def create(cls, cfg: ModelConfig, pages: int, page_tokens: int, replicas: int = 1, dtype: str = "") -> "PagedCache":
+        """An empty cache of `pages` x `page_tokens` positions for each replica; `dtype` is one of CACHE_DTYPES."""
         shape = replicas * cfg.layers * pages, page_tokens, 2 * cfg.kv_heads, cfg.head_dim
-        return cls(jnp.zeros(shape, cfg.dtype)).placed()
+        return cls(jnp.zeros(shape, dtype or cfg.dtype)).placed()
 
     def placed(self) -> "PagedCache":
         return PagedCache(sharding.constrain(self.kv, "batch", None, "kv_heads", None))

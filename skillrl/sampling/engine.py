@@ -54,9 +54,9 @@ class Engine:
     """Continuous batching over a paged cache. All methods belong to the event loop's thread.
 
     At most `streams` episodes are open at the same time, each of up to `max_tokens` tokens; the cache holds
-    `cache_tokens` (0: enough for all of them). `params` must not be donated elsewhere while turns are sampled, until
-    `update` has replaced them. On a mesh each part of the batch axes is a replica with streams and pages of its own;
-    `place` makes of the learner's parameters those that calls use on this mesh.
+    `cache_tokens` (0: enough for all of them) in `cache_dtype`, one of CACHE_DTYPES. `params` must not be donated
+    elsewhere while turns are sampled, until `update` has replaced them. On a mesh each part of the batch axes is a
+    replica with streams and pages of its own; `place` makes of the learner's parameters those that calls use there.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Engine:
         streams: int,
         max_tokens: int,
         cache_tokens: int = 0,
+        cache_dtype: str = "",
         mesh: Mesh | None = None,
         version: int = 0,
         shapes: Shapes | None = None,
@@ -84,6 +85,7 @@ class Engine:
         # Shapes of the calls made so far: each one is a compilation.
         self.compiled: set[tuple[int, int]] = set()
         self._cache: PagedCache | None = None
+        self._cache_dtype = cache_dtype
         self._open = 0
         self._most_open = streams
         self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
@@ -265,7 +267,9 @@ class Engine:
         batch = batch_of(plans, self.shapes, width, self._num_pages, self._stop_ids)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             if self._cache is None:
-                self._cache = step.empty_cache(self._cfg, self._num_pages, self.shapes.page_tokens, self.replicas)
+                self._cache = step.empty_cache(
+                    self._cfg, self._num_pages, self.shapes.page_tokens, self.replicas, self._cache_dtype
+                )
             # Taken out first: a call that fails has consumed it.
             cache, self._cache = self._cache, None
             self._cache, out = step.step(self._cfg, self.shapes.decode_steps, params, cache, batch)

@@ -109,10 +109,10 @@ def _truncated(probs_AV, top_k_A, top_p_A):
     return jnp.where(probs_AV >= least_A, probs_AV, 0)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "pages", "page_tokens", "replicas"))
-def empty_cache(cfg: ModelConfig, pages: int, page_tokens: int, replicas: int) -> PagedCache:
+@functools.partial(jax.jit, static_argnames=("cfg", "pages", "page_tokens", "replicas", "dtype"))
+def empty_cache(cfg: ModelConfig, pages: int, page_tokens: int, replicas: int, dtype: str) -> PagedCache:
     """A cache placed exactly as `step` returns it, so that the first call compiles nothing of its own."""
-    return PagedCache.create(cfg, pages, page_tokens, replicas)
+    return PagedCache.create(cfg, pages, page_tokens, replicas, dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "max_steps"), donate_argnames="cache")
