@@ -1,4 +1,4 @@
-"""python -m skillrl.bench NAME [--help]: NAME is `learner` or `sampler`."""
+"""python -m skillrl.bench NAME [--help]: NAME is one of BENCHMARKS."""
 
 import os
 import sys
@@ -6,9 +6,14 @@ import sys
 # On a GPU the two peers share the device.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-from skillrl.bench import learner, sampler  # noqa: E402
+from skillrl.bench import learner, mismatch, sampler, scaling  # noqa: E402
 
-BENCHMARKS = {"learner": learner.main, "sampler": sampler.main}
+BENCHMARKS = {
+    "learner": learner.main,
+    "sampler": sampler.main,
+    "scaling": scaling.main,
+    "mismatch": mismatch.main,
+}
 
 
 def main(argv: list[str]) -> int:

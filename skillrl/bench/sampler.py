@@ -1,104 +1,71 @@
-"""Sampled tokens a second of agentic episodes: our engine, the same step in lock step, and transformers `generate`.
+"""Sampled tokens a second of agentic episodes: our engine beside samplers in lock step, of ours and of others.
 
-    python -m skillrl.bench sampler [--scale=full|small] [--peers=lockstep,transformers]
+    python -m skillrl.bench sampler [--scale=full|small] [--groups=N] [--rounds=N] [--sides=...] [--tunix-python=PATH]
 
 Groups of episodes share a prompt; each episode takes turns with a tool, whose latencies are drawn from a log-normal
 distribution. All sides hold the same random weights, read prompts and tool replies of the same lengths and have to
-sample the same number of tokens in each turn, so that they differ in nothing but time. "Lock step" is how most samplers
-are used: all episodes take their turn as one batch, from the first token again, and wait for the slowest tool.
+sample the same number of tokens in each turn, so that they differ in nothing but time. They play one after the other,
+round by round, those of others in processes of their own: no two of them compute at the same moment. In lock step all
+episodes take their turn as one batch, from the first token again, and wait for the slowest tool.
 """
 
 import argparse
 import asyncio
-import dataclasses
+import contextlib
+import functools
 import json
-import math
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from skillrl import sharding
+from skillrl.bench import workload
+from skillrl.bench.workload import Episodes, Sizes
 from skillrl.models import hf
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig
 from skillrl.sampling.engine import Engine
 from skillrl.sampling.scheduler import Shapes
 
-# Of the tools' latencies: one in sixty takes longer than 5 s.
-_MEDIAN_S, _SIGMA = 0.3, 1.32
-
 
 @dataclass(frozen=True)
 class Scale:
     cfg: ModelConfig
-    groups: int
-    group_size: int
-    turns: tuple[int, int]
-    prompt: tuple[int, int]
-    reply: tuple[int, int]
-    answer: tuple[int, int]
+    sizes: Sizes
 
 
 SCALES = {
     # 50M parameters.
     "full": Scale(
         ModelConfig(
-            vocab=8192, embed=512, layers=14, q_heads=8, kv_heads=4, head_dim=64, mlp=1536, rope_theta=1e6, unroll=14
+            vocab=8192, embed=512, layers=14, q_heads=8, kv_heads=4, head_dim=64, mlp=1536, rope_theta=1e6, unroll=2
         ),
-        8, 8, (3, 8), (128, 384), (16, 128), (16, 64),
+        Sizes(8192, 8, 8, (3, 8), (128, 384), (16, 128), (16, 64)),
     ),
     "small": Scale(
         ModelConfig(vocab=1536, embed=128, layers=4, q_heads=4, kv_heads=2, head_dim=32, mlp=320, unroll=4),
-        4, 4, (3, 5), (64, 128), (8, 32), (8, 32),
+        Sizes(1536, 4, 4, (3, 5), (64, 128), (8, 32), (8, 32)),
     ),
-}  # fmt: skip
+}
+# Ways to play beside our engine; "kept" is our lock step with the cache of earlier turns kept.
+SIDES = ("lockstep", "kept", "transformers", "tunix")
+# One round of a side: seconds of the clock and of all cores.
+Seconds = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Turn:
-    known: tuple[int, ...]
-    answer: int
-    latency_s: float
-
-
-def workload(scale: Scale, seed: int = 0) -> list[list[Turn]]:
-    """The turns of each episode; the first one's known tokens are the group's prompt."""
-    episodes = []
-    for group in range(scale.groups):
-        rng = np.random.default_rng((seed, group))
-
-        def tokens(low_high, rng=rng):
-            return tuple(rng.integers(0, scale.cfg.vocab, rng.integers(*low_high)).tolist())
-
-        prompt = tokens(scale.prompt)
-        for _ in range(scale.group_size):
-            turns = rng.integers(scale.turns[0], scale.turns[1] + 1)
-            episodes.append(
-                [
-                    Turn(
-                        prompt if turn == 0 else tokens(scale.reply),
-                        int(rng.integers(*scale.answer)),
-                        float(rng.lognormal(math.log(_MEDIAN_S), _SIGMA)) if turn < turns - 1 else 0.0,
-                    )
-                    for turn in range(turns)
-                ]
-            )
-    return episodes
-
-
-def longest(episodes: list[list[Turn]]) -> int:
-    return max(sum(len(turn.known) + turn.answer for turn in turns) for turns in episodes)
-
-
-async def play(engine: Engine, episodes: list[list[Turn]]) -> None:
+async def play(engine: Engine, episodes: Episodes) -> None:
     """Every episode for itself, as the collector plays them."""
 
-    async def one(seed: int, turns: list[Turn]) -> None:
+    async def one(seed: int, turns: list[workload.Turn]) -> None:
         stream = await engine.open(seed=seed)
         for turn in turns:
             await engine.generate(stream, turn.known, budget=turn.answer)
@@ -108,140 +75,227 @@ async def play(engine: Engine, episodes: list[list[Turn]]) -> None:
     await asyncio.gather(*(one(seed, turns) for seed, turns in enumerate(episodes)))
 
 
-async def play_lockstep(engine: Engine, episodes: list[list[Turn]]) -> None:
-    """All episodes turn by turn, each turn from its first token."""
-    histories: list[list[int]] = [[] for _ in episodes]
+def play_lockstep(engine: Engine, episodes: Episodes, *, keep: bool = False) -> None:
+    """All episodes turn by turn; from the first token again, unless the streams are kept."""
+    streams = {}
 
-    async def one(seed: int, turn: Turn) -> None:
-        stream = await engine.open(seed=seed)
-        histories[seed] += turn.known
-        sampled = await engine.generate(stream, histories[seed], budget=turn.answer)
-        histories[seed] += sampled.tokens.tolist()
+    async def one(number: int, history: list[int], budget: int):
+        stream = streams.pop(number, None) or await engine.open(seed=number)
+        sampled = await engine.generate(stream, history[len(stream.tokens) :], budget=budget)
+        if keep:
+            streams[number] = stream
+        else:
+            engine.release(stream)
+        return sampled.tokens
+
+    async def batch(*arguments):
+        return await asyncio.gather(*(one(*each) for each in zip(*arguments, strict=True)))
+
+    workload.play_lockstep(lambda *arguments: asyncio.run(batch(*arguments)), episodes)
+    for stream in streams.values():
         engine.release(stream)
-
-    for at in range(max(map(len, episodes))):
-        active = [(seed, turns[at]) for seed, turns in enumerate(episodes) if at < len(turns)]
-        await asyncio.gather(*(one(seed, turn) for seed, turn in active))
-        await asyncio.sleep(max(turn.latency_s for _, turn in active))
-
-
-def play_transformers(model: Any, episodes: list[list[Turn]]) -> None:
-    """`generate` on left-padded batches, each turn as long as its longest answer."""
-    import torch
-
-    histories: list[list[int]] = [[] for _ in episodes]
-    for at in range(max(map(len, episodes))):
-        active = [(seed, turns[at]) for seed, turns in enumerate(episodes) if at < len(turns)]
-        for seed, turn in active:
-            histories[seed] += turn.known
-        width = max(len(histories[seed]) for seed, _ in active)
-        ids = torch.tensor([[0] * (width - len(histories[seed])) + histories[seed] for seed, _ in active])
-        mask = torch.tensor([[0] * (width - len(histories[seed])) + [1] * len(histories[seed]) for seed, _ in active])
-        count = max(turn.answer for _, turn in active)
-        with torch.inference_mode():
-            out = model.generate(
-                ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=count, min_new_tokens=count
-            )
-        for row, (seed, turn) in zip(out[:, width:].tolist(), active, strict=True):
-            histories[seed] += row[: turn.answer]
-        time.sleep(max(turn.latency_s for _, turn in active))
 
 
 def main(argv: list[str]) -> int:
     args = _parse(argv)
-    scale = SCALES[args.scale]
-    result = measure(scale, args.peers.split(",") if args.peers else [])
+    result = measure(_scale(args), args.rounds, [side for side in args.sides.split(",") if side], args.tunix_python)
     print(table(result))
     print(json.dumps(result))
     return 0
 
 
-def measure(scale: Scale, peers: list[str]) -> dict[str, Any]:
-    """Each side plays the workload once to compile or warm up (without waiting for tools), then once for the clock."""
-    episodes = workload(scale)
-    tokens = sum(turn.answer for turns in episodes for turn in turns)
+def measure(scale: Scale, rounds: int, sides: list[str], tunix_python: str = "") -> dict[str, Any]:
+    """Medians over rounds in which the sides take turns. Ratios are taken within each round."""
+    episodes = workload.workload(scale.sizes)
     mesh = sharding.make_mesh({}, devices=jax.devices()[:1])
     params = models.split(models.Policy.create(scale.cfg, mesh, seed=0))
-    seconds, counters = _engine_seconds(scale.cfg, params, episodes, play)
-    result = {
+    absent: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        folder = Path(temporary)
+        hf.save_hf(folder, scale.cfg, params)
+        workload.write(folder / "workload.json", episodes)
+        engine, plays = _ours(scale.cfg, params, episodes, sides)
+        for side, module, python in (
+            ("transformers", "peer_generate", sys.executable),
+            ("tunix", "peer_tunix", tunix_python),
+        ):
+            if side in sides and not python:
+                absent[side] = "no environment of its own was given, see --tunix-python"
+            elif side in sides:
+                plays[side] = stack.enter_context(_peer([python, "-m", f"skillrl.bench.{module}", folder]))
+        figures, counters = _rounds(plays, rounds, engine, absent)
+    return _result(scale, episodes, figures, counters, absent)
+
+
+def _ours(cfg, params, episodes: Episodes, sides) -> tuple[Engine, dict[str, Callable[[], Seconds]]]:
+    """Our sides, compiled by a hurried round each."""
+    most, longest = len(episodes), workload.longest(episodes)
+    # No token ends a turn.
+    make = functools.partial(Engine, cfg, params, stop_ids=(-1,), streams=most, max_tokens=longest)
+    # One batch of all, and chunks as large as are useful: nothing else is to be in the way.
+    lockstep = make(shapes=Shapes((most,), (1024,), page_tokens=32))
+    engines = {
+        "engine": (make(), lambda engine, episodes: asyncio.run(play(engine, episodes))),
+        "lockstep": (lockstep, play_lockstep),
+        "kept": (lockstep, functools.partial(play_lockstep, keep=True)),
+    }
+    plays = {}
+    for side, (engine, playing) in engines.items():
+        if side == "engine" or side in sides:
+            playing(engine, workload.hurried(episodes) if side == "engine" else [[turns[0]] for turns in episodes[:2]])
+            plays[side] = functools.partial(_timed, engine, params, playing, episodes)
+    return engines["engine"][0], plays
+
+
+def _timed(engine: Engine, params: models.Params, playing: Callable, episodes: Episodes) -> Seconds:
+    # What former rounds computed of the prompts is not to help this one.
+    asyncio.run(engine.update(params, version=engine.version + 1))
+    started, cpu = time.perf_counter(), time.process_time()
+    playing(engine, episodes)
+    return {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
+
+
+def _rounds(plays, rounds: int, engine: Engine, absent: dict[str, str]):
+    """All rounds of each side, and what the engine's counters grew by in each of its own."""
+    figures: dict[str, list[Seconds]] = {side: [] for side in plays}
+    counters = []
+    for number in range(rounds):
+        for side, once in plays.items():
+            if side in absent:
+                continue
+            before = engine.counters()
+            try:
+                figures[side].append(once())
+            except PeerError as e:
+                absent[side] = str(e)
+                continue
+            print(f"round {number}: {side} {figures[side][-1]}, load {os.getloadavg()[0]:.1f}", flush=True)
+            if side == "engine":
+                counters.append({name: value - before[name] for name, value in engine.counters().items()})
+    return figures, counters
+
+
+def _result(scale: Scale, episodes: Episodes, figures, counters, absent) -> dict[str, Any]:
+    tokens = sum(turn.answer for turns in episodes for turn in turns)
+    ours = figures["engine"]
+
+    def median(name: str, values=None) -> float:
+        return statistics.median(x[name] for x in (counters if values is None else values))
+
+    def ratio(side: str, name: str) -> float | None:
+        if side in absent or side not in figures:
+            return None
+        return statistics.median(x[name] / y[name] for x, y in zip(figures[side], ours, strict=True))
+
+    seconds = median("seconds", ours)
+    return {
         "benchmark": "sampler",
         "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
         "parameters": scale.cfg.num_params,
         "episodes": len(episodes),
         "tokens": tokens,
+        "rounds": len(ours),
         "seconds": seconds,
+        "cpu_s": median("cpu_s", ours),
         "tokens_per_s": tokens / seconds,
+        **{f"ratio_{side}": ratio(side, "seconds") for side in SIDES},
+        **{f"cpu_ratio_{side}": ratio(side, "cpu_s") for side in SIDES},
         # The device works on nothing; of that, while some episode has work for it.
-        "idle_share": 1 - counters["busy_s"] / seconds,
-        "idle_share_runnable": counters["host_s"] / seconds,
-        "rows_used": counters["tokens"] / max(counters["decode_steps"], 1),
-        "prefill_tokens": counters["prefill_tokens"],
-        "prefill_tokens_saved": counters["reused_tokens"],
-        "ratio_lockstep": None,
-        "ratio_transformers": None,
+        "idle_share": statistics.median(1 - c["busy_s"] / x["seconds"] for c, x in zip(counters, ours, strict=True)),
+        "idle_share_runnable": statistics.median(
+            c["host_s"] / x["seconds"] for c, x in zip(counters, ours, strict=True)
+        ),
+        "rows_used": statistics.median(c["tokens"] / c["decode_steps"] for c in counters),
+        "prefill_tokens": median("prefill_tokens"),
+        "prefill_tokens_saved": median("reused_tokens"),
+        "prefill_tokens_lockstep": _from_the_first_token(episodes),
+        "absent": absent,
     }
-    if "lockstep" in peers:
-        lockstep, spent = _engine_seconds(
-            scale.cfg, params, episodes, play_lockstep, Shapes((len(episodes),), (1024,), page_tokens=32)
-        )
-        result |= {"ratio_lockstep": lockstep / seconds, "lockstep_prefill_tokens": spent["prefill_tokens"]}
-    if "transformers" in peers:
-        result["ratio_transformers"] = _transformers_seconds(scale.cfg, params, episodes) / seconds
-    return result
 
 
-def _engine_seconds(cfg, params, episodes, playing, shapes=None):
-    engine = Engine(
-        cfg, params, stop_ids=(-1,), streams=len(episodes), max_tokens=longest(episodes), shapes=shapes
-    )  # no token ends a turn
-    hurried = [[dataclasses.replace(turn, latency_s=0.0) for turn in turns] for turns in episodes]
-    asyncio.run(playing(engine, hurried))
-    # What the first pass computed of the prompts is not to help the second.
-    asyncio.run(engine.update(params, version=1))
-    before, started = engine.counters(), time.perf_counter()
-    asyncio.run(playing(engine, episodes))
-    seconds = time.perf_counter() - started
-    return seconds, {name: value - before[name] for name, value in engine.counters().items()}
+def _from_the_first_token(episodes: Episodes) -> int:
+    """Known tokens of all turns where each begins again: what lock step computes, but for shared prompts."""
+    total = 0
+    for turns in episodes:
+        length = 0
+        for turn in turns:
+            length += len(turn.known)
+            total += length
+            length += turn.answer
+    return total
 
 
-def _transformers_seconds(cfg, params, episodes) -> float:
-    import torch
-    import transformers
+class PeerError(RuntimeError):
+    """A peer's process ended; why stands above on standard error."""
 
-    with tempfile.TemporaryDirectory() as folder:
-        hf.save_hf(Path(folder), cfg, params)
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    play_transformers(model, [[dataclasses.replace(turns[0], answer=2, latency_s=0.0)] for turns in episodes])
-    started = time.perf_counter()
-    play_transformers(model, episodes)
-    return time.perf_counter() - started
+
+@contextlib.contextmanager
+def _peer(command: list) -> Iterator[Callable[[], Seconds]]:
+    """A function that has the other process play one round, and returns its seconds."""
+    # From the checkout: the other environment has no skillrl of its own.
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path.cwd()
+    )
+
+    def ask() -> Seconds:
+        with contextlib.suppress(BrokenPipeError):
+            print("play", file=process.stdin, flush=True)
+        answer = process.stdout.readline()
+        if not answer:
+            raise PeerError(f"{command[2]} of {command[0]} ended with status {process.wait()}; its message is above")
+        return json.loads(answer)
+
+    try:
+        # While it warms up nobody plays.
+        process.stdout.readline()
+        yield ask
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.terminate()
+        process.wait()
+        process.stdout.close()
 
 
 def table(result: dict[str, Any]) -> str:
     """The result for people."""
     lines = [
         f"{result['parameters'] / 1e6:,.1f}M parameters, {result['episodes']} episodes, {result['tokens']:,} sampled "
-        f"tokens, {result['device']}",
+        f"tokens, {result['device']}, {result['rounds']} rounds",
         f"{'tokens a second':<36}{result['tokens_per_s']:>10,.0f}",
     ]
-    for name in ("lockstep", "transformers"):
-        if result[f"ratio_{name}"] is not None:
-            rate = result["tokens_per_s"] / result[f"ratio_{name}"]
-            lines.append(f"{'  ' + name:<36}{rate:>10,.0f}{result[f'ratio_{name}']:>8.2f} times as fast")
+    for side in SIDES:
+        if result[f"ratio_{side}"] is not None:
+            rate = result["tokens_per_s"] / result[f"ratio_{side}"]
+            lines.append(
+                f"{'  ' + side:<36}{rate:>10,.0f}{result[f'ratio_{side}']:>8.2f} times the time,"
+                f"{result[f'cpu_ratio_{side}']:>7.2f} times the CPU seconds of ours"
+            )
+    lines += [f"  {side}: {why}" for side, why in result["absent"].items()]
     lines += [
         f"{'device idle':<36}{result['idle_share']:>10.1%}",
         f"{'  while episodes had work for it':<36}{result['idle_share_runnable']:>10.1%}",
         f"{'rows used in a decode step':<36}{result['rows_used']:>10.1f}",
         f"{'known tokens computed':<36}{result['prefill_tokens']:>10,}",
         f"{'  saved by sharing prompts':<36}{result['prefill_tokens_saved']:>10,}",
+        f"{'  of turns from the first token':<36}{result['prefill_tokens_lockstep']:>10,}",
     ]
     return "\n".join(lines)
+
+
+def _scale(args: argparse.Namespace) -> Scale:
+    scale = SCALES[args.scale]
+    return replace(scale, sizes=replace(scale.sizes, groups=args.groups or scale.sizes.groups))
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m skillrl.bench sampler", description=__doc__.splitlines()[0])
     parser.add_argument("--scale", choices=SCALES, default="full")
-    parser.add_argument("--peers", default="lockstep,transformers", help="comma-separated; empty: none")
+    parser.add_argument("--groups", type=int, default=0, help="other than the scale's")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated; empty: our engine alone")
+    parser.add_argument("--tunix-python", default="", help="python of an environment with google-tunix")
     return parser.parse_args(argv)
