@@ -15,6 +15,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+# gRPC writes a line for every subprocess that is begun beside it.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 from sandbox_service.backends.docker import DockerBackend, default_socket
 from sandbox_service.backends.jail import JailBackend
 from sandbox_service.bench import grading

@@ -160,9 +160,9 @@ async def main():
     for line in sys.stdin:
         word, _, name = line.strip().partition(" ")
         if word == "open":
-            await runtime.create_session(CreateBashSessionRequest(session=name))
+            await runtime.create_session(CreateBashSessionRequest(session=name, startup_timeout=60))
         elif word == "exec":
-            await runtime.run_in_session(BashAction(command="bash -c true", session=name, check="raise"))
+            await runtime.run_in_session(BashAction(command="bash -c true", session=name, check="raise", timeout=60))
         else:
             await runtime.close_session(CloseBashSessionRequest(session=name))
         print("done", flush=True)
