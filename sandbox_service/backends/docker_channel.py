@@ -35,7 +35,7 @@ class Channel:
 
     @classmethod
     async def attach(cls, socket_path: str, container_id: str) -> "Channel":
-        """Must come before the container's start. Raises SandboxError."""
+        """Of a container that runs. Raises SandboxError."""
         try:
             reader, writer = await asyncio.open_unix_connection(socket_path, limit=1 << 20)
             request = (

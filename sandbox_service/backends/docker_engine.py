@@ -61,7 +61,7 @@ class Engine:
         self._clients: list = []
         self._live: set[str] = set()
         self.owner = _owner()
-        self.image_id = ""
+        self.image_id, self._is_podman = "", False
 
     async def call(self, method: Callable[..., T], *args, **options) -> T:
         """Runs `method(client, ...)` in a thread that has a client of its own."""
@@ -104,6 +104,8 @@ class Engine:
         (self._etc / "passwd").write_text(f"root:x:0:0:root:/root:/bin/sh\n{user}\n")
         (self._etc / "group").write_text(f"root:x:0:\nagent:x:{SANDBOX_ID}:\n")
         try:
+            version = await self.call(lambda client: client.version())
+            self._is_podman = any("podman" in c["Name"].lower() for c in version.get("Components") or ())
             self.image_id = await self.call(_resolve_image, self._image)
             await self.remove_orphans()
         except SandboxError as e:
@@ -114,8 +116,9 @@ class Engine:
         container_id = await self._create(kind)
         channel = None
         try:
-            channel = await Channel.attach(self.socket_path, container_id)
+            # Process 1 says nothing before it has read its program, so nothing is missed.
             await self.call(lambda client: client.start(container_id))
+            channel = await Channel.attach(self.socket_path, container_id)
             channel.write_raw(bundle())
             facts = await asyncio.wait_for(asyncio.shield(channel.ready), _READY_TIMEOUT_S)
             if "lost" in facts:
@@ -187,7 +190,6 @@ class Engine:
         limits, disk = kind.limits, kind.limits.disk_mib
         # Files are memory too. Full disks must leave room for what reads them back.
         memory = (max(limits.memory_mib, 3 * disk) + kind.tree_mib + _OWN_MIB) << 20
-        owned = f"uid={SANDBOX_ID},gid={SANDBOX_ID}"
         return {
             "container": {
                 "image": self.image_id,
@@ -218,10 +220,13 @@ class Engine:
                 "oom_score_adj": 500,
                 "nano_cpus": int(self._cpus * 1e9),
                 "log_config": {"Type": "none", "Config": {}},
+                # Podman asks for more than a service without CAP_SYS_RESOURCE may give; commands get less than this.
+                "ulimits": [{"Name": "nofile", "Soft": 4096, "Hard": 4096}, {"Name": "core", "Soft": 0, "Hard": 0}]
+                + ([{"Name": "nproc", "Soft": 4096, "Hard": 4096}] if self._is_podman else []),
                 "tmpfs": {
-                    WORKSPACE: _tmpfs(disk + kind.tree_mib, f"mode=0755,{owned}"),
-                    "/tmp": _tmpfs(disk, "mode=1777"),
-                    "/dev/shm": _tmpfs(disk, "mode=1777"),
+                    WORKSPACE: self._tmpfs(disk + kind.tree_mib, "0755"),
+                    "/tmp": self._tmpfs(disk, "1777"),
+                    "/dev/shm": self._tmpfs(disk, "1777"),
                 },
                 "binds": [
                     f"{os.path.realpath(kind.packages)}:{PACKAGES}:ro",
@@ -232,9 +237,12 @@ class Engine:
             },
         }
 
-
-def _tmpfs(size_mib: int, options: str) -> str:
-    return f"rw,exec,nosuid,nodev,size={size_mib}m,nr_inodes={max(4096, size_mib * 256)},{options}"
+    def _tmpfs(self, size_mib: int, mode: str) -> str:
+        common = f"rw,exec,nosuid,nodev,size={size_mib}m"
+        if self._is_podman:
+            # It refuses the other options: many small files are then stopped by the limit of memory.
+            return f"{common},mode=1777"
+        return f"{common},mode={mode},uid={SANDBOX_ID},gid={SANDBOX_ID},nr_inodes={max(4096, size_mib * 256)}"
 
 
 def _resolve_image(client, image: str) -> str:

@@ -73,7 +73,9 @@ def _pack(base: Path) -> Archive:
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         # A hard link would make two files of the workspace one.
         tar.inodes = _NoLinks()
-        tar.add(base, ".", filter=describe)
+        # Not the root itself, which may belong to the engine.
+        for path in sorted(Path(base).iterdir()):
+            tar.add(path, path.name, filter=describe)
         for info in tar.getmembers():
             if info.isreg():
                 path = os.path.normpath(info.name)

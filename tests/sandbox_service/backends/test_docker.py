@@ -21,6 +21,7 @@ pytestmark = pytest.mark.deep
 
 SERVICE = """
 import asyncio, sys
+from pathlib import Path
 from sandbox_service.backends.docker import DockerBackend
 
 async def main():
