@@ -68,6 +68,12 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "sysfs": (139, None),
     "_sysctl": (156, None),
 }
+# Memory that no process shows as its own: without control groups nobody would count it.
+_UNCOUNTED: dict[str, tuple[int | None, int | None]] = {
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+}
 _CLONE, _SOCKET, _SOCKETPAIR, _CLONE3 = (56, 220), (41, 198), (53, 199), (435, 435)
 _PRLIMIT = (302, 261)
 _COLUMN = {"x86_64": 0, "aarch64": 1}
@@ -84,14 +90,18 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NR, _ARCH, _ARG0 = 0, 4, 16
 
 
-def denied_calls(machine: str) -> dict[str, int]:
+def denied_calls(machine: str, *, memory_is_counted: bool = True) -> dict[str, int]:
     """Name -> number of the calls that always fail with EPERM."""
     column = _COLUMN[machine]
-    return {name: numbers[column] for name, numbers in _CALLS.items() if numbers[column] is not None}
+    calls = _CALLS if memory_is_counted else _CALLS | _UNCOUNTED
+    return {name: numbers[column] for name, numbers in calls.items() if numbers[column] is not None}
 
 
-def build_filter(machine: str) -> bytes:
-    """An array of struct sock_filter for `machine` (platform.machine()). Raises KeyError for other machines."""
+def build_filter(machine: str, *, memory_is_counted: bool = True) -> bytes:
+    """An array of struct sock_filter for `machine` (platform.machine()). Raises KeyError for other machines.
+
+    `memory_is_counted`: a control group counts whatever a command holds.
+    """
     column = _COLUMN[machine]
     code: list[tuple[int, int, int, int]] = []
 
@@ -110,7 +120,7 @@ def build_filter(machine: str) -> bytes:
     # clone3 hides its flags in memory that a filter cannot read; libc falls back to clone.
     emit(_JUMP_EQ, _CLONE3[column], 0, 1)
     fail(errno.ENOSYS)
-    for number in sorted(denied_calls(machine).values()):
+    for number in sorted(denied_calls(machine, memory_is_counted=memory_is_counted).values()):
         emit(_JUMP_EQ, number, 0, 1)
         fail(errno.EPERM)
     emit(_JUMP_EQ, _CLONE[column], 0, 4)

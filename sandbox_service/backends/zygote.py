@@ -102,7 +102,7 @@ class Zygote:
         self._spares: list[_Spare] = []
         self._names = count(1)
         self._unremoved: list[str] = []
-        self._filter = build_filter(ns.MACHINE)
+        self._filter = build_filter(ns.MACHINE, memory_is_counted="memory" in groups.parents)
         ns.make_private()
         rootfs.enter_own_root(settings["mount_point"])
         rootfs.build_jail(self._host)
