@@ -16,18 +16,13 @@ _KERNELS = {"tpu": "splash", "gpu": "triton", "cpu": "jnp"}
 
 
 def attend(
-    q: Float[Array, "B K G Q H"], k: Float[Array, "B K H S"], v: Float[Array, "B K S H"], mask: Array
+    q: Float[Array, "B K G Q H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"], mask: Array
 ) -> Float[Array, "B K G Q H"]:
-    """Softmax attention in float32; `mask` [B, Q, S] is True where a query may look. Used by both paths.
-
-    A single query is a matrix-vector product: written as multiply and sum it is fused with the mask and the softmax.
-    """
+    """Softmax attention in float32; `mask` [B, Q, S] is True where a query may look."""
+    # Added, not selected: XLA then fuses both products with the mask and the softmax on CPU.
+    bias = jnp.where(mask, 0.0, _MASKED)[:, None, None]
     q = q * q.shape[-1] ** -0.5
-    if q.shape[3] == 1:
-        scores = (q[:, :, :, 0, :, None] * k[:, :, None]).astype(jnp.float32).sum(axis=-2)[:, :, :, None]
-    else:
-        scores = jnp.einsum("bkgqh,bkhs->bkgqs", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores, _MASKED)
+    scores = jnp.einsum("bkgqh,bksh->bkgqs", q, k, preferred_element_type=jnp.float32) + bias
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     # Normalising the output instead of the weights saves a pass over [Q, S], forward and backward.
     out = jnp.einsum("bkgqs,bksh->bkgqh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
@@ -105,14 +100,14 @@ def _blocked(q, k, v, q_ids, kv_ids, first=0):
     batch, length, heads, width = q.shape
     total = k.shape[1]
     q = q.reshape(batch, length, k.shape[2], heads // k.shape[2], width).transpose(0, 2, 3, 1, 4)
-    k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     index = jnp.arange(total)
 
     def rows(start, count, seen):
         """The output of the queries [start, start + count) over the first `seen` keys."""
         same = jax.lax.dynamic_slice_in_dim(q_ids, start, count, 1)[..., None] == kv_ids[:, None, :seen]
         mask = same & (first + start + index[:count, None] >= index[None, :seen])
-        return attend(jax.lax.dynamic_slice_in_dim(q, start, count, 3), k[..., :seen], v[:, :, :seen], mask)
+        return attend(jax.lax.dynamic_slice_in_dim(q, start, count, 3), k[:, :, :seen], v[:, :, :seen], mask)
 
     block = max(_QUERY_BLOCK, -(-length // 16))
     if block > 2 * _SERIAL_BLOCK:

@@ -39,6 +39,15 @@ def test_products_depend_on_distance_alone(share):
     assert abs(dot(7, 3) - dot(7, 2)) > 1e-3
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_derivative_is_the_rotation_s_transpose(share):
+    """Of a linear map M: g M x = (M^T g) x for any x and g."""
+    x, g = jax.random.normal(jax.random.key(0), (2, 1, 3, 2, 8))
+    rotation = rope.rotary(jnp.array([[0, 5, 9]]), _config(rope_share=share, rope_theta=100.0))
+    turned, back = jax.vjp(lambda x: rope.rotate(x, rotation), x)
+    np.testing.assert_allclose((g * turned).sum(), (back(g)[0] * x).sum(), rtol=1e-5)
+
+
 _YARN = {"rope_type": "yarn", "rope_factor": 4.0, "rope_original_positions": 32_768}
 _CASES = {
     "default": {},
