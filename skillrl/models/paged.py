@@ -16,6 +16,7 @@ from skillrl.models.cache import PagedCache, Ragged
 _MASKED = -1e30  # finite: a row without any key must stay finite too
 # Queries of a block, blocks computed together, keys read at a time.
 _QUERY_BLOCK = 16
+_LANES = 128
 _BLOCKS = 4
 _KEY_BLOCK = 64
 
@@ -59,7 +60,9 @@ def _local(kv, layer, q_STNH, k_STKH, v_STKH, ragged, *, layers):
     new_TKH = stored(jnp.where(jnp.isfinite(new_TKH), new_TKH, 0), kv.dtype)
     page_T = table_AP[row_T, position_T // size] + layer * pages
     kv = kv.at[jnp.where(position_T < 0, kv.shape[0], page_T), position_T % size].set(new_TKH, mode="drop")
-    attention = attend_pages_on_tpu if sharding.platform() == "tpu" else attend_pages
+    # The kernel takes heads as wide as the chip's lanes; smaller ones, of policies for tests, go the other way.
+    on_tpu = sharding.platform() == "tpu" and q_TNH.shape[-1] % _LANES == 0
+    attention = attend_pages_on_tpu if on_tpu else attend_pages
     return kv, attention(q_TNH, kv, lengths_A, table_AP + layer * pages, starts_A, rows)[None]
 
 

@@ -19,6 +19,7 @@ from sandbox_service.sandbox_pb2 import Submission
 
 @pytest.mark.deep
 def test_the_service_grades_in_containers(engine, tmp_path):
+    others = {container["Id"] for container in engine.containers()}
     digest = write_task_set(tmp_path / "tasks")
     address = f"unix:{tmp_path}/s"
     command = [sys.executable, "-m", "sandbox_service", f"--tasks={tmp_path}/tasks", f"--bind={address}"]
@@ -49,4 +50,4 @@ def test_the_service_grades_in_containers(engine, tmp_path):
         service.send_signal(signal.SIGTERM)
         service.wait(60)
     assert rewards == (0.0, 1.0), Path(tmp_path, "log").read_text()
-    assert engine.containers() == []
+    assert {container["Id"] for container in engine.containers()} <= others

@@ -19,6 +19,16 @@ from sandbox_service.errors import IsolationError, SandboxError
 
 pytestmark = pytest.mark.deep
 
+
+@pytest.fixture(scope="module", autouse=True)
+def alone(engine):
+    """What tests of other files have left on the shared engine is not looked at here."""
+    client = engine.client()
+    for container in engine.containers():
+        client.remove_container(container["Id"], force=True)
+    client.close()
+
+
 SERVICE = """
 import asyncio, sys
 from pathlib import Path

@@ -106,6 +106,6 @@ def test_every_program_of_the_demo_compiles_from_its_folder():
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     names = [program["program"] for program in result["programs"]]
-    assert names == ["learner.accumulate", "learner.apply", "sampler.prefill", "sampler.decode"]
+    assert names == ["learner.accumulate", "learner.apply", "sampler.step"]
     assert result["policy"] == "hf:assets/base"
     assert result["params"] == 886_144
