@@ -43,10 +43,10 @@ class Breaker:
         """How long until a try may be made; 0 for at once."""
         if self._opened_at is None:
             return 0.0
-        if self._trial_since is None:
-            return max(0.0, self._retry_at - now)
         # A trial that never reports must not keep the breaker open for ever.
-        return max(0.0, self._trial_since + self.config.max_pause_s - now)
+        retry_at = self._retry_at if self._trial_since is None else self._trial_since + self.config.max_pause_s
+        # Rounding: (a + b) - a can be a little more than b.
+        return min(max(0.0, retry_at - now), self.config.max_pause_s)
 
     def begin(self, now: float) -> bool:
         """Asks for a try. True: make it and `record` its result. In the open state this is the one trial."""
