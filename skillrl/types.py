@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SKILLS = ("localization", "editing", "unit_tests", "reproduction", "review")
-COMPOSITE_KINDS = ("bug_fixing", "security", "ml_engineering", "terminal")
+COMPOSITE_KINDS = ("bug_fixing", "refactoring", "security", "ml_engineering", "terminal")
 UNGRADABLE_REASONS = ("infra", "task", "grader")
 
 

@@ -28,7 +28,7 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # Offline tools that handle the hidden half of task sets; the trainer never imports them.
-OFFLINE = {"world", "build", "validate", "derive", "mutate", "submissions", "readers"}
+OFFLINE = {"world", "build", "validate", "derive", "mutate", "submissions", "readers", "suites"}
 
 
 def imports(path: Path) -> set[str]:

@@ -3,7 +3,19 @@
 import logging
 
 from sandbox_service.errors import SandboxError, TaskSetError
-from sandbox_service.graders import commands, editing, localization, reproduction, review, unit_tests, unwired
+from sandbox_service.graders import (
+    commands,
+    editing,
+    localization,
+    ml_engineering,
+    refactoring,
+    reproduction,
+    review,
+    security,
+    terminal,
+    unit_tests,
+    unwired,
+)
 from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFault
 from sandbox_service.runner import Runner
 
@@ -17,10 +29,14 @@ _GRADERS = {
     "review": review.grade,
     # The same tests decide; the agent only knows less.
     "bug_fixing": editing.grade,
-    "security": unwired.grade,
-    "ml_engineering": unwired.grade,
-    "terminal": unwired.grade,
+    "refactoring": refactoring.grade,
+    "security": security.grade,
+    "ml_engineering": ml_engineering.grade,
+    "terminal": terminal.grade,
 }
+
+# Kinds whose generated tasks are graded here, and whose records of datasets bring a rule of their own.
+_OWN_RULES = {"security", "ml_engineering", "terminal"}
 
 
 async def grade(request: GradeRequest, runner: Runner) -> Grade:
@@ -31,6 +47,8 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
             raise TaskFault(f"task {request.task.task_id} is for {skill!r}, which has no grader: {sorted(_GRADERS)}")
         if request.environment.parser and _GRADERS[skill] is editing.grade:
             return await commands.grade(request, runner)
+        if request.environment.rule and skill in _OWN_RULES:
+            return await unwired.grade(request, runner)
         return await _GRADERS[skill](request, runner)
     except (TaskFault, TaskSetError) as e:
         return Grade(None, reason="task", detail=str(e))

@@ -13,6 +13,7 @@ _ALL = {
         reproduction.SKILL,
         review.SKILL,
         composite.BUG_FIXING,
+        composite.REFACTORING,
         composite.SECURITY,
         composite.ML_ENGINEERING,
         composite.TERMINAL,

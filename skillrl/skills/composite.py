@@ -7,10 +7,14 @@ Bug fixing. {issue}
 Find the fault and fix it in the source. Leave the tests alone. All tests must pass.
 """
 
+# The instruction says all: what to do, where to hand it in and what it is measured by.
 TASK_PROMPTS = {
+    "refactoring": """\
+Refactoring. {instruction}
+The program must still do all that it does.
+""",
     "security": """\
 Security. {instruction}
-Find the flaw and repair it in the source. The program must still do all else that it does.
 """,
     "ml_engineering": """\
 Machine learning. {instruction}
@@ -20,7 +24,7 @@ Terminal. {instruction}
 """,
 }
 
-SECURITY, ML_ENGINEERING, TERMINAL = (
+REFACTORING, SECURITY, ML_ENGINEERING, TERMINAL = (
     Skill(name, ("instruction",), prompt_from(prompt, ("instruction",)), submit_workspace)
     for name, prompt in TASK_PROMPTS.items()
 )

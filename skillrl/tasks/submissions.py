@@ -12,8 +12,12 @@ from sandbox_service.graders.base import Submission
 from sandbox_service.syntax import parse
 from sandbox_service.tasks import Environment, HiddenTask, Instance, apply_overlay, gold_overlay
 from skillrl.tasks.derive import CANDIDATE_PATH, changed_lines, without_tests
-from skillrl.types import Task
+from skillrl.tasks.suites import KINDS
+from skillrl.tasks.suites.case import GOLD_SUBMISSION
+from skillrl.types import COMPOSITE_KINDS, Task
 
+# Their instruction states the result; what is asked for is no secret.
+_OPEN_KINDS = ("refactoring", "terminal")
 # A shorter line may turn up anywhere by chance.
 MIN_LEAK_CHARACTERS = 20
 
@@ -31,7 +35,9 @@ def gold(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> Ha
     """The submission that must score the maximum. `files` is the correct tree with all tests."""
     if task.skill == "localization":
         return Handed(Submission(files=tuple(sorted(instance.bug))))
-    if task.skill in ("editing", "bug_fixing"):
+    if GOLD_SUBMISSION in instance.expected:
+        return Handed(changed={task.submission_path: instance.expected[GOLD_SUBMISSION].encode()})
+    if task.skill == "editing" or task.skill in COMPOSITE_KINDS:
         overlay = gold_overlay(instance.bug, files)
         return Handed(changed={path: None if text is None else text.encode() for path, text in overlay.items()})
     if task.skill == "unit_tests":
@@ -66,6 +72,9 @@ def trivial(
     elif task.skill == "review":
         yield "always YES", Handed(Submission(judgment="YES", review="fine")), False
         yield "always NO", Handed(Submission(judgment="NO", review="wrong")), False
+    elif task.skill in KINDS:
+        for policy, changed in KINDS[task.skill].wrong(task, instance, files):
+            yield policy, Handed(changed=changed), True
 
 
 def removed_tests(task: HiddenTask, files: Mapping[str, bytes]) -> str:
@@ -121,6 +130,8 @@ def leaks(public: Task, task: HiddenTask, instance: Instance, files: Mapping[str
 
     The correct tree is what unit_tests shows, and a candidate diff is what review shows: neither is a leak.
     """
+    if task.skill in _OPEN_KINDS:
+        return []
     gold_change = gold_overlay(instance.bug, files)
     lines = {
         line

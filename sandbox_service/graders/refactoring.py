@@ -1,0 +1,5 @@
+"""Refactoring: not graded yet."""
+
+from sandbox_service.graders.unwired import grade
+
+__all__ = ["grade"]

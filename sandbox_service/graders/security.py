@@ -1,0 +1,5 @@
+"""Security: not graded yet."""
+
+from sandbox_service.graders.unwired import grade
+
+__all__ = ["grade"]
