@@ -18,6 +18,7 @@ INPUTS = {
     "reproduction": {"issue", "submission_path"},
     "review": {"issue", "diff"},
     "bug_fixing": {"issue"},
+    "refactoring": {"instruction"},
     "security": {"instruction"},
     "ml_engineering": {"instruction"},
     "terminal": {"instruction"},

@@ -11,6 +11,7 @@ from skillrl.tasks.readers.diffs import changed_lines, is_test_path
 from skillrl.tasks.readers.record import Parts, Record, Trees
 
 MAX_TRUTH_FILES = 5
+REPAIR = "Find the flaw and repair it in the source. The program must still do all else that it does."
 # A shorter line may stand anywhere by chance.
 MIN_LEAK_CHARACTERS = 20
 
@@ -32,7 +33,7 @@ def skills_of(record: Record, parts: Parts, environment: Environment, trees: Tre
     paths = [d.path for d in parts.source if is_source(d.path, environment)]
     found["localization"] = _why_not_localization(paths, environment, trees) or (issue, visible, "")
     if record.kind == "security":
-        found["security"] = ({"instruction": record.issue}, visible, "")
+        found["security"] = ({"instruction": f"{record.issue}\n{REPAIR}"}, visible, "")
     if not record.fail_to_pass:
         return found | dict.fromkeys(("editing", "bug_fixing", "reproduction"), "no fail-to-pass tests")
     found["editing"] = ({"instruction": instruction(record, parts)}, visible, "")

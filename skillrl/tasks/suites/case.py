@@ -57,13 +57,9 @@ def add(writer: TaskSetWriter, case: Case, *, kind: str, seed: int, split: str) 
         origin="suites",
         expected=case.expected,
     )
-    task_id = make_task_id(instance.instance_id, kind, "")
+    task_id, visible = make_task_id(instance.instance_id, kind, ""), {**case.undo, **case.hide}
     writer.instances.append(instance)
-    writer.tasks.append(
-        HiddenTask(
-            task_id, kind, instance.instance_id, {**case.undo, **case.hide}, submission_path=case.submission_path
-        )
-    )
+    writer.tasks.append(HiddenTask(task_id, kind, instance.instance_id, visible, submission_path=case.submission_path))
     writer.public.append(
         {
             "task_id": task_id,
