@@ -51,6 +51,9 @@ setup(
         "manifests": ["kubernetes-validate>=1.34"],
         # Datasets of the Hugging Face hub for `python -m skillrl.tasks.readers`; brings pyarrow, which reads Parquet.
         "datasets": ["datasets>=4.0"],
+        # What agents of the ML engineering suite work with: beside the service it is copied into their sandboxes, else
+        # pip fetches it. The version is the one that the suite names (skillrl/tasks/suites/ml_engineering.py).
+        "suites": ["scikit-learn==1.8.0"],
         # `python -m sandbox_service --metrics=PORT`.
         "metrics": ["prometheus-client>=0.20"],
         # jinja2 renders chat templates.
