@@ -1,5 +1,99 @@
-"""Security: not graded yet."""
+"""Security, in two forms: 1 for an input that shows a flaw, or for a repair; else 0.
 
-from sandbox_service.graders.unwired import grade
+An input (the task has a submission path) is one file. A hidden program of ours, the oracle, gives it to the flawed
+and to the repaired tree, each in a fresh workspace: `python3 -c ORACLE FILE SECRET`. The secret is drawn for every run
+and the oracle puts it where the flaw alone leads to, so an input cannot hold it. It must come back from the flawed
+tree, and must not from the repaired one, on which the oracle must come to its end all the same.
 
-__all__ = ["grade"]
+A repair is judged as code editing is: exploits are its fail-to-pass tests, proper use its pass-to-pass tests.
+"""
+
+import secrets
+from dataclasses import dataclass
+
+from sandbox_service.backends.base import Ended
+from sandbox_service.graders import editing
+from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
+from sandbox_service.graders.bench import together
+from sandbox_service.runner import Runner
+
+MAX_INPUT_BYTES = 64 << 10
+# Keys of an instance's `expected`.
+ORACLE, GOLD = "oracle", "gold_submission"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One input in one tree."""
+
+    # The secret came back.
+    leaked: bool
+    # The oracle came to its end.
+    ended_well: bool
+    log: str
+
+
+async def grade(request: GradeRequest, runner: Runner) -> Grade:
+    path = request.task.submission_path
+    if not path:
+        return await editing.grade(request, runner)
+    data = request.changed.get(path)
+    small = data is not None and len(data) <= MAX_INPUT_BYTES
+    components = {
+        "submitted": float(data is not None),
+        "small": float(small),
+        "shows_flaw": 0.0,
+        "spares_repaired": 0.0,
+    }
+    if not small:
+        return Grade(
+            0.0, components, detail="" if data is None else f"the input is larger than {MAX_INPUT_BYTES} bytes"
+        )
+    on_flawed, on_repaired = await together([_try(request, runner, data, True), _try(request, runner, data, False)])
+    components["shows_flaw"] = float(on_flawed.leaked)
+    components["spares_repaired"] = float(on_repaired.ended_well and not on_repaired.leaked)
+    right = bool(components["shows_flaw"] and components["spares_repaired"])
+    if not right:
+        await _check_gold(request, runner)
+    return Grade(float(right), components, detail=_why(on_flawed, on_repaired))
+
+
+async def _try(request: GradeRequest, runner: Runner, data: bytes, flawed: bool) -> Trial:
+    instance, path = request.instance, request.task.submission_path
+    overlays = (instance.bug,) if flawed else ()
+    secret = secrets.token_hex(16)
+    async with runner.workspace(request.task_set, instance.tree, overlays, request.environment) as workspace:
+        await workspace.write_file(path, data)
+        argv = ["python3", "-c", instance.expected[ORACLE], path, secret]
+        done = await workspace.run(argv, timeout_s=request.environment.timeout_s)
+    ended_well = done.ended is Ended.EXITED and done.exit_code == 0
+    return Trial(secret.encode() in done.output, ended_well, done.output[-500:].decode(errors="replace"))
+
+
+async def _check_gold(request: GradeRequest, runner: Runner) -> None:
+    """Raises TaskFault unless the known input does what it must. Nothing of the agent's is in it: tried once."""
+    instance = request.instance
+    known = instance.expected[GOLD].encode()
+
+    async def both() -> tuple[Trial, Trial]:
+        first = await _try(request, runner, known, True)
+        return first, await _try(request, runner, known, False)
+
+    def is_sound(trials: tuple[Trial, Trial]) -> bool:
+        on_flawed, on_repaired = trials
+        return on_flawed.leaked and on_repaired.ended_well and not on_repaired.leaked
+
+    key = f"security\0{request.task_set.digest}\0{instance.instance_id}"
+    trials = await runner.once(key, both, is_sound)
+    if not is_sound(trials):
+        raise TaskFault(
+            f"{instance.instance_id}: the known input does not show the flaw: {trials[0].log} {trials[1].log}"
+        )
+
+
+def _why(on_flawed: Trial, on_repaired: Trial) -> str:
+    if not on_flawed.leaked:
+        return "the secret did not come back from the flawed program"
+    if on_repaired.leaked:
+        return "the secret came back from the repaired program too"
+    return "" if on_repaired.ended_well else "the repaired program did not come to its end"
