@@ -58,9 +58,12 @@ setup(
         "metrics": ["prometheus-client>=0.20"],
         # jinja2 renders chat templates.
         "hf": ["transformers>=5.0", "jinja2>=3.1"],
+        # Models behind OpenAI-compatible endpoints, for configs/eval.py; what huggingface_hub uses too.
+        "endpoint": ["httpx2>=2.0"],
         "dev": [
             "beartype>=0.20",
             "grpcio-tools==1.74.0",
+            "httpx2>=2.0",
             "hypothesis>=6.130",
             "prometheus-client>=0.20",
             "pytest-xdist>=3.6",

@@ -29,12 +29,13 @@ def parse_arg(arg: str, **defaults):
 def base_config() -> ConfigDict:
     """Every field of a run. A config file changes values; it cannot add fields (the dict is locked)."""
     c = ConfigDict()
-    # "rl": joint GRPO. "sft": supervised warm start on proven scripted trajectories.
+    # "rl": joint GRPO. "sft": supervised warm start on proven scripted trajectories. "exam": evaluation alone.
     c.program = "rl"
     c.seed = 0
     c.num_steps = 500
 
-    # Where the policy comes from: "hf:DIR" imports a Hugging Face folder, "init:VARIANT" starts from random weights.
+    # Where the policy comes from: "hf:DIR" imports a Hugging Face folder, "run:WORKDIR" or "run:WORKDIR@STEP" a run's
+    # checkpoint with its tokenizer and chat format, "init:VARIANT" starts from random weights.
     # tokenizer: a SentencePiece model or a folder with the tokenizer and chat template of an instruct model; "" is that
     # of the source. chat: how messages are written (skillrl.chat.FORMATS); "" is what the tokenizer's folder holds.
     # thinking: handed to the chat template as enable_thinking.
@@ -124,6 +125,24 @@ def base_config() -> ConfigDict:
     # 0 for all.
     suites = ("heldout_repositories", "heldout_families")
     c.eval = ConfigDict(dict(every_steps=0, samples=3, temperature=1.0, max_tasks=0, suites=suites))
+    # Generated tasks of the composite kinds for the program "exam", whose eval.suites are skillrl.evaluate.EXAM_SUITES:
+    # seeds of each kind; one may give several tasks.
+    c.composite = ConfigDict(dict(seed=0, instances=8))
+    # An OpenAI-compatible endpoint to evaluate in place of a policy. key_variable: name of the environment variable
+    # with its key, never the key itself. timeout_s: of one request, made `tries` times before an episode is ungradable.
+    # fields: a JSON object of further fields of the request; null takes one away.
+    c.endpoint = ConfigDict(
+        dict(
+            url="",
+            model="",
+            key_variable="",
+            max_in_flight=16,
+            max_reply_tokens=8192,
+            timeout_s=300.0,
+            tries=6,
+            fields="",
+        )
+    )
     # Supervised warm start (program "sft").
     c.sft = ConfigDict(dict(careful_share=0.25, warmup_tokens=0, vocab_size=1536, episodes_per_step=24))
     return c.lock()

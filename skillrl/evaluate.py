@@ -13,6 +13,9 @@ from skillrl.skills import get_skill
 from skillrl.types import COMPOSITE_KINDS, SKILLS, Episode, Task
 
 SUITES = ("heldout_repositories", "heldout_families")
+# What `configs/eval.py:suite=NAME` knows: a composite kind, a held-out split, or everything.
+ALL = "all"
+EXAM_SUITES = (*COMPOSITE_KINDS, *SUITES, ALL)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,79 @@ def evaluation_tasks(
         if not max_tasks or taken[task.split, task.skill] <= max_tasks:
             chosen.append(task)
     return chosen
+
+
+def exam_tasks(tasks: Sequence[Task], names: Sequence[str], max_tasks: int = 0) -> list[Task]:
+    """The tasks of the EXAM_SUITES named, at most `max_tasks` of each split and skill.
+
+    Training tasks count only in a set that has no others, and then as if each were held out.
+    """
+    held_out = [t for t in tasks if t.split in SUITES]
+    whole = ALL in names or (not held_out and bool(set(SUITES) & set(names)))
+    chosen, taken = [], defaultdict(int)
+    for task in held_out or tasks:
+        if whole or task.skill in names or task.split in names:
+            taken[task.split, task.skill] += 1
+            if not max_tasks or taken[task.split, task.skill] <= max_tasks:
+                chosen.append(task)
+    return chosen
+
+
+def standing(scores: Sequence[TaskScore]) -> dict:
+    """Avg@k of one policy: split -> its skills, composite kinds and the mean of the skills.
+
+    `stderr` is clustered by instance. `n` counts tasks with a score, `ungradable` counts episodes without one. What
+    cannot be computed is None.
+    """
+    parts = {}
+    for split in sorted({s.suite for s in scores}, key=lambda name: (*SUITES, name).index(name)):
+        rows = [s for s in scores if s.suite == split]
+        by_skill = {name: [s for s in rows if s.skill == name] for name in (*SKILLS, *COMPOSITE_KINDS)}
+        skills, composite = (
+            {name: _standing(by_skill[name]) for name in names if by_skill[name]} for names in (SKILLS, COMPOSITE_KINDS)
+        )
+        parts[split] = {"skills": skills, "composite": composite}
+        if skills:
+            parts[split]["mean"] = _mean_standing([s for s in rows if s.skill in SKILLS], skills)
+    return parts
+
+
+def _standing(rows: Sequence[TaskScore]) -> dict:
+    graded, clusters = [s for s in rows if s.score is not None], defaultdict(float)
+    for s in graded:
+        clusters[s.instance_id] += s.score / len(graded)
+    return {
+        "score": _mean(s.score for s in graded),
+        "stderr": _or_none(clustered_stderr(clusters)),
+        "n": len(graded),
+        "ungradable": sum(s.ungradable for s in rows),
+    }
+
+
+def _mean_standing(rows: Sequence[TaskScore], skills: Mapping[str, Mapping]) -> dict:
+    """Of the means of the skills, each with the same weight."""
+    clusters = defaultdict(float)
+    for s in rows:
+        if s.score is not None:
+            clusters[s.instance_id] += s.score / skills[s.skill]["n"] / len(skills)
+    score = _mean(part["score"] for part in skills.values())
+    return {
+        "score": score,
+        "stderr": None if score is None else _or_none(clustered_stderr(clusters)),
+        **{key: sum(part[key] for part in skills.values()) for key in ("n", "ungradable")},
+    }
+
+
+def standing_table(parts: Mapping, samples: int) -> str:
+    """`standing` as text."""
+    lines = [f"{f'Avg@{samples} (0 to 1)':34}{'score':>8}{'s.e.':>8}{'tasks':>8}{'ungradable':>12}"]
+    for split, part in parts.items():
+        lines.append(split.replace("_", " "))
+        rows = part["skills"] | ({"mean of the skills": part["mean"]} if "mean" in part else {}) | part["composite"]
+        for name, s in rows.items():
+            numbers = f"{show_score(s['score']):>8}{show_score(s['stderr']):>8}{s['n']:8}{s['ungradable']:12}"
+            lines.append(f"  {name:32}{numbers}")
+    return "\n".join(lines)
 
 
 def write_scores(path: Path, scores: Sequence[TaskScore]) -> None:

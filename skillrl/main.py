@@ -25,8 +25,10 @@ def main(argv: list[str]) -> None:
             from skillrl import train as program
         elif config.program == "sft":
             from skillrl import sft as program
+        elif config.program == "exam":
+            from skillrl import exam as program
         else:
-            raise setup.ConfigError(f"program={config.program!r}; one of rl, sft")
+            raise setup.ConfigError(f"program={config.program!r}; one of rl, sft, exam")
         setup.check(config)
         program.run(config, workdir)
     except (SandboxError, ValueError, OSError, RuntimeError) as e:

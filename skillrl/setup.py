@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from sandbox_service.client import SandboxClient
 from sandbox_service.embedded import embedded_service
-from skillrl import evaluate, export, sharding
+from skillrl import checkpoint, evaluate, export, sharding
 from skillrl.chat import FORMATS, ChatFormat, CompactChat, TemplateChat
 from skillrl.models import families, hf
 from skillrl.models import policy as models
@@ -79,7 +79,7 @@ def check(config: ConfigDict) -> None:
             f"rollout.max_observation_tokens={config.rollout.max_observation_tokens} says nothing; "
             f"give at least {MIN_OBSERVATION_TOKENS}"
         )
-    if config.packing.row_tokens < config.rollout.max_tokens:
+    if config.program != "exam" and config.packing.row_tokens < config.rollout.max_tokens:
         raise ConfigError(
             f"an episode of rollout.max_tokens={config.rollout.max_tokens} does not fit into a row of "
             f"packing.row_tokens={config.packing.row_tokens}; raise --config.packing.row_tokens"
@@ -94,21 +94,59 @@ def load_tasks(config: ConfigDict, workdir: Path) -> tuple[Path, list[Task]]:
     return folder, read_tasks(folder)
 
 
+def load_suites(config: ConfigDict, workdir: Path) -> dict[Path, list[Task]]:
+    """Folders of task sets and the tasks of the named suites in each; what can be generated is, on first use.
+
+    Raises ConfigError where there are none.
+    """
+    names = set(config.eval.suites)
+    if config.tasks.path:
+        folders = [Path(config.tasks.path)]
+    else:
+        generated = [kind for kind in COMPOSITE_KINDS if kind != "bug_fixing" and names & {kind, evaluate.ALL}]
+        folders = [workdir / "tasks" / kind for kind in generated]
+        for kind, folder in zip(generated, folders, strict=True):
+            if not (folder / "set.json").exists():
+                _write_suite(config.composite, kind, folder)
+        if names - set(generated):
+            folders.insert(0, workdir / "tasks" / "world")
+            if not (folders[0] / "set.json").exists():
+                _write_world(config.world, folders[0])
+    sets = {folder: read_tasks(folder) for folder in folders}
+    chosen = {folder: evaluate.exam_tasks(tasks, names, config.eval.max_tasks) for folder, tasks in sets.items()}
+    if not any(chosen.values()):
+        held = sorted({f"{t.split} {t.skill}" for tasks in sets.values() for t in tasks})
+        raise ConfigError(
+            f"no task of {', '.join(sorted(names))} in {', '.join(map(str, folders))}, which has "
+            f"{', '.join(held) or 'no task'}; name another suite, or another set with --config.tasks.path"
+        )
+    return {folder: tasks for folder, tasks in chosen.items() if tasks}
+
+
+def _write_suite(composite: ConfigDict, kind: str, folder: Path) -> None:
+    arguments = [f"--out={folder}", f"--kinds={kind}", f"--seed={composite.seed}", f"--instances={composite.instances}"]
+    _generate("skillrl.tasks.suites", [*arguments, f"--split={evaluate.SUITES[0]}"])
+
+
 def _write_world(world: ConfigDict, folder: Path) -> None:
-    # A process of its own: the trainer's never holds a hidden half.
     counts = ",".join(f"{split}={world[split]}" for split in ("train", *evaluate.SUITES))
     levels = ",".join(map(str, world.levels))
     arguments = [f"--out={folder}", f"--seed={world.seed}", f"--instances={counts}", f"--level={levels}"]
-    subprocess.run([sys.executable, "-m", "skillrl.tasks.world", *arguments], check=True)
+    _generate("skillrl.tasks.world", arguments)
+
+
+def _generate(module: str, arguments: Sequence[str]) -> None:
+    # A process of its own: the trainer's never holds a hidden half.
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
 @contextlib.asynccontextmanager
-async def sandbox_client(config: ConfigDict, task_dir: Path, run_id: str) -> AsyncIterator[SandboxClient]:
+async def sandbox_client(config: ConfigDict, task_dirs: Sequence[Path], run_id: str) -> AsyncIterator[SandboxClient]:
     """A client of the configured service, or of one embedded in this process's life."""
     async with contextlib.AsyncExitStack() as stack:
         address = config.sandbox.address
         if not address:
-            service = embedded_service([task_dir], allow_unsafe=config.sandbox.allow_unsafe)
+            service = embedded_service(task_dirs, allow_unsafe=config.sandbox.allow_unsafe)
             address = await stack.enter_async_context(service)
         client = SandboxClient(address, run_id, credentials=config.sandbox.credentials or None)
         await stack.enter_async_context(client)
@@ -124,30 +162,59 @@ async def sandbox_client(config: ConfigDict, task_dir: Path, run_id: str) -> Asy
 
 def max_outage_s(config: ConfigDict) -> float:
     """How long to wait for a service that fails; one that is embedded in this process's life does not come back."""
-    return config.sandbox.max_outage_s if config.sandbox.address else 0.0
+    return config.sandbox.max_outage_s if config.sandbox.address or config.endpoint.url else 0.0
 
 
 def load_policy(config: ConfigDict) -> Policy:
     """Imports or initialises the policy on the configured mesh."""
     mesh = sharding.make_mesh(config.mesh.to_dict())
     kind, name = _source(config)
+    if kind == "run":
+        return _load_run(config, name, mesh)
     if kind == "init" and not config.policy.tokenizer:
         raise ConfigError(
             "a policy with random weights has no tokenizer of its own; give --config.policy.tokenizer=FILE"
         )
     tokenizer_file, chat = load_chat(config, Path(config.policy.tokenizer or name))
-    tokenizer = chat.tokenizer
     if kind == "hf":
         cfg, params = hf.load_hf(Path(name), mesh, **_model_fields(config))
-        if tokenizer.vocab_size > cfg.vocab:
-            raise ConfigError(
-                f"{tokenizer_file} has {tokenizer.vocab_size} tokens, the policy at {name} {cfg.vocab}; "
-                "give the tokenizer that the policy was made with"
-            )
+        _check_vocabulary(tokenizer_file, chat, cfg, name)
     else:
-        cfg = variant(name, vocab=-(-tokenizer.vocab_size // 64) * 64, **_model_fields(config))
+        cfg = variant(name, vocab=-(-chat.tokenizer.vocab_size // 64) * 64, **_model_fields(config))
         params = models.split(models.Policy.create(cfg, mesh, config.seed))
     return Policy(cfg, params, mesh, chat, tokenizer_file)
+
+
+def _load_run(config: ConfigDict, name: str, mesh: Mesh) -> Policy:
+    """A checkpoint's policy with the tokenizer and chat format that the run kept."""
+    workdir, step = checkpoint_of(name)
+    _, cfg, params, _ = checkpoint.load_policy(workdir / "checkpoints", mesh, step)
+    kept = ConfigDict(read_json(workdir / export.CONFIG_FILE))
+    source = workdir / TOKENIZER_FOLDER if (workdir / TOKENIZER_FOLDER).is_dir() else workdir
+    tokenizer_file, chat = load_chat(kept, Path(config.policy.tokenizer or source))
+    _check_vocabulary(tokenizer_file, chat, cfg, name)
+    return Policy(cfg, params, mesh, chat, tokenizer_file)
+
+
+def checkpoint_of(name: str) -> tuple[Path, int]:
+    """Workdir and step of "WORKDIR" (its newest) or "WORKDIR@STEP". Raises ConfigError where there is none."""
+    head, at, step = name.rpartition("@")
+    workdir = Path(head if at and step.isdecimal() else name)
+    folder = workdir / "checkpoints"
+    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
+    if not steps:
+        raise ConfigError(f"no checkpoint in {workdir}; give a training run with --config.policy.source=run:WORKDIR")
+    if at and step.isdecimal() and int(step) not in steps:
+        raise ConfigError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    return workdir, int(step) if at and step.isdecimal() else steps[-1]
+
+
+def _check_vocabulary(tokenizer_file: Path, chat: ChatFormat, cfg: ModelConfig, name: str) -> None:
+    if chat.tokenizer.vocab_size > cfg.vocab:
+        raise ConfigError(
+            f"{tokenizer_file} has {chat.tokenizer.vocab_size} tokens, the policy at {name} {cfg.vocab}; "
+            "give the tokenizer that the policy was made with"
+        )
 
 
 def model_config(config: ConfigDict) -> ModelConfig:
@@ -155,14 +222,16 @@ def model_config(config: ConfigDict) -> ModelConfig:
     kind, name = _source(config)
     if kind == "init":
         return variant(name, **_model_fields(config))
+    if kind == "run":
+        raise ConfigError(f"policy.source={config.policy.source!r}; compile what the run exports: hf:{name}/hf")
     file = Path(name) / "config.json"
     return dataclasses.replace(families.from_hf_config(read_json(file), str(file)), **_model_fields(config))
 
 
 def _source(config: ConfigDict) -> tuple[str, str]:
     kind, _, name = config.policy.source.partition(":")
-    if kind not in ("hf", "init") or not name:
-        raise ConfigError(f"policy.source={config.policy.source!r}; write hf:DIR or init:VARIANT")
+    if kind not in ("hf", "run", "init") or not name:
+        raise ConfigError(f"policy.source={config.policy.source!r}; write hf:DIR or init:VARIANT, or run:WORKDIR@STEP")
     if kind == "hf" and not Path(name).is_dir():
         raise ConfigError(f"no policy at {name}; give a Hugging Face folder with --config.policy.source=hf:DIR")
     return kind, name

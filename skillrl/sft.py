@@ -94,7 +94,7 @@ async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tas
     prompts = [get_skill(t.skill).make_prompt(t) for t in tasks]
     chat = CompactChat(SentencePieceTokenizer.train(prompts, workdir / "bootstrap.model", 600))
     attempted = list(read_finished_episodes(path)) if path.exists() else []
-    async with setup.sandbox_client(config, task_dir, f"sft-{workdir.name}") as client:
+    async with setup.sandbox_client(config, [task_dir], f"sft-{workdir.name}") as client:
         with Progress(disable=None) as progress:
             bar = progress.add_task("demonstrations", total=len(tasks), completed=len(attempted))
             for start in range(len(attempted), len(tasks), _CHUNK_TASKS):

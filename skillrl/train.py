@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 async def _run(config: ConfigDict, workdir: Path) -> None:
     task_dir, tasks = setup.load_tasks(config, workdir)
     run = _prepare(config, workdir, tasks)
-    async with setup.sandbox_client(config, task_dir, f"{workdir.name}-{time.time_ns()}") as client, run.engine:
+    async with setup.sandbox_client(config, [task_dir], f"{workdir.name}-{time.time_ns()}") as client, run.engine:
         run.collector = _collector(run, client)
         await _evaluate(run, "before")
         await _train(run)

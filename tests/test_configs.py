@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import common, joint
+from skillrl.evaluate import EXAM_SUITES
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
@@ -17,6 +18,7 @@ ARGUMENTS = {
     "tiny": ["smoke", "smoke=true", "smoke=false"],
     "sft": ["smoke"],
     "single_skill": ["skill=review", "skill=editing,smoke"],
+    "eval": [*(f"suite={name}" for name in EXAM_SUITES), "suite=security,tiny"],
 }
 
 
@@ -101,6 +103,7 @@ def test_wrong_arguments_are_named(arg, message):
         (["--config=configs/tiny.py", "--config.rollout=3"], ["--config.rollout=3", "not a dict"]),
         (["--config=configs/tiny.py:smkoe"], ["'smkoe'", "known: smoke"]),
         (["--config=configs/single_skill.py:skill=cooking"], ["'cooking'", "localization"]),
+        (["--config=configs/eval.py:suite=swe"], ["'swe'", "one of bug_fixing, refactoring", "all"]),
         (["--config=configs/tony.py"], ["No such file", "configs/tony.py"]),
         (["--config=configs/tiny.py", "--confg.seed=1"], ["'confg.seed'"]),
         (["--config=configs/tiny.py", "extra"], ["'extra'", "--flag=value"]),

@@ -22,7 +22,7 @@ ORDER = [
     ["export"],
     ["evaluate", "report"],
     ["demonstrators", "renaming", "setup", "sft"],
-    ["train"],
+    ["train", "exam"],
     ["main"],
     ["bench", "compile", "drill"],
 ]
@@ -83,7 +83,7 @@ def reached_from(start: str) -> set[str]:
     return reached
 
 
-@pytest.mark.parametrize("start", ["skillrl.train", "skillrl.export"])
+@pytest.mark.parametrize("start", ["skillrl.train", "skillrl.exam", "skillrl.export"])
 def test_training_and_evaluation_never_reach_the_hidden_half(start):
     reached = reached_from(start)
     assert "skillrl.models.policy" in reached

@@ -28,14 +28,14 @@ class ServiceFault(RuntimeError):
 
 
 def check_faults(groups: Sequence[Sequence[Episode]], max_share: float) -> None:
-    """Raises ServiceFault when more than `max_share` of the episodes were lost to the sandbox service."""
+    """Raises ServiceFault when more than `max_share` of the episodes were lost to faults that are not the agent's."""
     episodes = [e for group in groups for e in group]
     lost = [e for e in episodes if e.outcome.reason == "infra"]
     if len(lost) > max_share * len(episodes):
         raise ServiceFault(
-            f"{len(lost)} of {len(episodes)} episodes were lost to the sandbox service, more than "
-            f"sandbox.max_infra_share={max_share:g}; the last one said: {lost[-1].outcome.detail}. Repair the service "
-            "and run the same command: the run goes on from its last checkpoint"
+            f"{len(lost)} of {len(episodes)} episodes were lost to faults of the service, more than "
+            f"sandbox.max_infra_share={max_share:g}; the last one said: {lost[-1].outcome.detail}. Repair that and run "
+            "the same command: the run goes on from what it has kept"
         )
 
 

@@ -64,6 +64,11 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
 
 def read_finished_episodes(path: str | Path) -> list[Episode]:
     """The episodes of a file that is appended to; a last line that a killed run left cut is removed from the file."""
+    drop_cut_line(path)
+    return list(read_episodes(path))
+
+
+def drop_cut_line(path: str | Path) -> None:
+    """Removes a last line that a killed run left cut."""
     with open(path, "rb+") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
-    return list(read_episodes(path))

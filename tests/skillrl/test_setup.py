@@ -170,7 +170,7 @@ def test_a_service_without_isolation_must_be_wanted(tmp_path):
     async def connect(allow_unsafe):
         async with embedded_service([tmp_path], allow_unsafe=True) as address:
             config = configured(sandbox__address=address, sandbox__allow_unsafe=allow_unsafe)
-            async with setup.sandbox_client(config, tmp_path, "run") as client:
+            async with setup.sandbox_client(config, [tmp_path], "run") as client:
                 return (await client.info()).unsafe
 
     with pytest.raises(ConfigError, match="--config.sandbox.allow_unsafe=True"):

@@ -1,0 +1,267 @@
+"""The program of configs/eval.py: plays suites with one policy or endpoint, and says Avg@k with its standard error.
+
+Nothing is learned. Episodes are those of training: the same collector, budgets, sandboxes and graders. What it leaves:
+
+    config.json      the config of the last start; played.json: what must stay the same for episodes to count together
+    tasks/           the generated suites, unless a task set was given
+    episodes.jsonl   every episode, written when it ends; the same command plays only what is missing
+    metrics.jsonl    one line for each chunk of tasks; tensorboard/ has the same
+    scores.json      of every task; summary.json: the figures that are printed
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from skillrl import evaluate, export, setup
+from skillrl.chat import ChatFormat
+from skillrl.metrics import Metrics, read_metrics, rollout_metrics
+from skillrl.rollout.agents import Agents, PolicyAgents
+from skillrl.rollout.collector import Collector, check_faults
+from skillrl.rollout.endpoint import Endpoint, EndpointAgents, in_characters
+from skillrl.rollout.episode import Budgets
+from skillrl.rollout.records import append_episodes, drop_cut_line, read_episodes, write_episodes
+from skillrl.types import Episode, Task
+
+EPISODES, PLAYED, SCORES = "episodes.jsonl", "played.json", "scores.json"
+# Tasks between two looks at the faults of the service.
+_CHUNK_TASKS = 64
+
+
+@dataclass(frozen=True)
+class Player:
+    """Who plays: agents, how their messages are written, and their limits."""
+
+    agents: Agents
+    chat: ChatFormat
+    budgets: Budgets
+    max_in_flight: int
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Plays what is missing in `workdir`, then prints a table and, as the last line, the same figures as JSON."""
+    check(config)
+    if (workdir / "checkpoints").exists():
+        raise setup.ConfigError(f"{workdir} holds a training run; give the evaluation another --workdir")
+    sets = setup.load_suites(config, workdir)
+    _same_conditions(workdir / PLAYED, conditions(config))
+    setup.keep_config(config, workdir)
+    tasks = [task for chosen in sets.values() for task in chosen]
+    path = workdir / EPISODES
+    groups = finished_groups(path, tasks, config.eval.samples)
+    missing = [task for task in tasks if task.task_id not in groups]
+    if missing:
+        if groups:
+            print(f"going on: {len(groups)} of {len(tasks)} tasks are finished")
+        groups |= asyncio.run(_play(config, workdir, list(sets), missing, len(tasks)))
+    scores = evaluate.task_scores(groups[task.task_id] for task in tasks)
+    evaluate.write_scores(workdir / SCORES, scores)
+    summary = _summary(config, workdir, scores)
+    (workdir / export.SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(evaluate.standing_table(summary["suites"], config.eval.samples))
+    print(json.dumps(summary, allow_nan=False))
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for what would be noticed only when tasks were generated."""
+    if unknown := set(config.eval.suites) - set(evaluate.EXAM_SUITES):
+        raise setup.ConfigError(f"eval.suites has {sorted(unknown)}; known are {', '.join(evaluate.EXAM_SUITES)}")
+    if config.eval.samples < 1:
+        raise setup.ConfigError(f"eval.samples={config.eval.samples}; at least 1 episode of each task is played")
+    if bool(config.endpoint.url) != bool(config.endpoint.model):
+        raise setup.ConfigError("an endpoint needs both --config.endpoint.url=URL and --config.endpoint.model=NAME")
+    if config.endpoint.url:
+        _endpoint(config)
+
+
+def _endpoint(config: ConfigDict) -> Endpoint:
+    """The configured endpoint, with the key from its environment variable."""
+    c = config.endpoint
+    url = c.url.rstrip("/")
+    if not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
+        raise setup.ConfigError(
+            "endpoint.url is no address; write http://HOST:PORT/v1, and name the variable that holds the key with "
+            "--config.endpoint.key_variable=NAME"
+        )
+    key = ""
+    if c.key_variable:
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", c.key_variable):
+            # It may be the key itself, so it is not shown.
+            raise setup.ConfigError(
+                "endpoint.key_variable is no name of an environment variable, as OPENAI_API_KEY is one"
+            )
+        key = os.environ.get(c.key_variable, "").strip()
+        if not re.fullmatch(r"[!-~]+", key):
+            what = "is not set" if not key else "holds no key"
+            raise setup.ConfigError(f"the environment variable {c.key_variable} {what}; export {c.key_variable}=KEY")
+    try:
+        fields = json.loads(c.fields or "{}")
+    except ValueError as e:
+        raise setup.ConfigError(f"endpoint.fields is no JSON ({e}); write '{{\"NAME\": VALUE}}'") from None
+    if not isinstance(fields, dict) or {"messages", "model", "stream"} & fields.keys():
+        raise setup.ConfigError("endpoint.fields is a JSON object without messages, model and stream")
+    for name in ("max_in_flight", "max_reply_tokens", "tries"):
+        if c[name] < 1:
+            raise setup.ConfigError(f"endpoint.{name}={c[name]}; give at least 1")
+    return Endpoint(url, c.model, key, c.timeout_s, c.tries, c.max_reply_tokens, fields)
+
+
+# What was played before.
+
+
+def conditions(config: ConfigDict) -> dict:
+    """What must be the same for episodes to count together, as JSON values."""
+    if config.endpoint.url:
+        player = {name: config.endpoint[name] for name in ("url", "model", "max_reply_tokens", "fields")}
+    else:
+        kind, _, name = config.policy.source.partition(":")
+        player = {"policy.source": config.policy.source, "policy.chat": config.policy.chat}
+        if kind == "run":
+            player["step"] = setup.checkpoint_of(name)[1]
+        else:
+            files = sorted(Path(name).glob("*.safetensors"))
+            player["weights"] = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return {
+        **player,
+        "budgets": dataclasses.asdict(setup.make_budgets(config)),
+        "samples": config.eval.samples,
+        "temperature": config.eval.temperature,
+        "seed": config.seed,
+        "reward.mode": config.reward.mode,
+    }
+
+
+def _same_conditions(path: Path, wanted: dict) -> None:
+    if not path.exists():
+        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        return
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    for name in sorted(kept.keys() | wanted.keys()):
+        if kept.get(name) != wanted.get(name):
+            raise setup.ConfigError(
+                f"{path.parent} was played with {name}={kept.get(name)}, not {wanted.get(name)}; give another --workdir"
+            )
+
+
+def finished_groups(path: Path, tasks: Sequence[Task], samples: int) -> dict[str, list[Episode]]:
+    """Task id -> its episodes, without their tokens, of the tasks that need not be played again.
+
+    A task of which an episode was lost to the service is played again. Episodes of unfinished tasks leave the file.
+    """
+    if not path.exists():
+        return {}
+    drop_cut_line(path)
+    wanted, groups = {task.task_id: task for task in tasks}, defaultdict(list)
+    for episode in read_episodes(path):
+        if wanted.get(episode.task.task_id) == episode.task:
+            groups[episode.task.task_id].append(_without_tokens(episode))
+    done = {
+        task_id: group
+        for task_id, group in groups.items()
+        if len(group) == samples and all(e.outcome.reason != "infra" for e in group)
+    }
+    if len(done) < len(groups):
+        temporary = path.with_suffix(".tmp")
+        kept = (e for e in read_episodes(path) if e.task.task_id in done or e.task.task_id not in groups)
+        write_episodes(temporary, kept)
+        temporary.replace(path)
+    return done
+
+
+def _without_tokens(episode: Episode) -> Episode:
+    arrays = dict.fromkeys(("tokens", "loss_mask", "sampler_logprobs", "versions"), np.zeros(0))
+    return dataclasses.replace(episode, turns=(), **arrays)
+
+
+# Playing.
+
+
+async def _play(
+    config: ConfigDict, workdir: Path, task_dirs: Sequence[Path], tasks: Sequence[Task], total: int
+) -> dict[str, list[Episode]]:
+    """Plays the tasks, chunk by chunk. Raises ServiceFault when too many episodes of a chunk were lost."""
+    done, samples = total - len(tasks), config.eval.samples
+    groups = {}
+    async with _player(config) as player, contextlib.AsyncExitStack() as stack:
+        run_id = f"{workdir.name}-{time.time_ns()}"
+        client = await stack.enter_async_context(setup.sandbox_client(config, task_dirs, run_id))
+        collector = Collector(
+            player.agents,
+            client,
+            player.chat,
+            player.budgets,
+            max_in_flight=min(config.sandbox.max_in_flight, player.max_in_flight),
+            reward_mode=config.reward.mode,
+            max_outage_s=setup.max_outage_s(config),
+        )
+        chunks = len(read_metrics(workdir))
+        metrics = Metrics(workdir, from_step=chunks)
+        stack.callback(metrics.close)
+        progress = stack.enter_context(_progress())
+        bar = progress.add_task("evaluating", total=total * samples, completed=done * samples)
+
+        def keep(episode: Episode) -> None:
+            append_episodes(workdir / EPISODES, [episode])
+            progress.advance(bar)
+
+        for start in range(0, len(tasks), _CHUNK_TASKS):
+            chunk = tasks[start : start + _CHUNK_TASKS]
+            played = await collector.collect(
+                chunk, samples, seed=config.seed + 7, temperature=config.eval.temperature, on_done=keep
+            )
+            scalars = rollout_metrics(played, evaluate.score_of) | {"replays": collector.take_replays()}
+            metrics.write(chunks + start // _CHUNK_TASKS, scalars | _usage(player.agents))
+            check_faults(played, config.sandbox.max_infra_share)
+            groups |= {group[0].task.task_id: [_without_tokens(e) for e in group] for group in played}
+    return groups
+
+
+@contextlib.asynccontextmanager
+async def _player(config: ConfigDict) -> AsyncIterator[Player]:
+    budgets = setup.make_budgets(config)
+    if config.endpoint.url:
+        async with EndpointAgents(_endpoint(config)) as agents:
+            await agents.check()
+            yield Player(agents, agents.chat, in_characters(budgets), config.endpoint.max_in_flight)
+    else:
+        policy = setup.load_policy(config)
+        async with setup.make_engine(config, policy, policy.params, version=0) as engine:
+            yield Player(PolicyAgents(engine), policy.chat, budgets, config.sandbox.max_in_flight)
+
+
+def _usage(agents: Agents) -> dict[str, int]:
+    """What the endpoint counted since this was last asked."""
+    if not isinstance(agents, EndpointAgents):
+        return {}
+    usage = {f"endpoint/{name}": count for name, count in agents.counts.items()}
+    agents.counts.update({name: -count for name, count in agents.counts.items()})
+    return usage
+
+
+def _summary(config: ConfigDict, workdir: Path, scores: Iterable[evaluate.TaskScore]) -> dict:
+    rows = read_metrics(workdir)
+    who = f"{config.endpoint.model} at {config.endpoint.url}" if config.endpoint.url else config.policy.source
+    names = sorted({name for row in rows for name in row if name.startswith("endpoint/")})
+    return {
+        "player": who,
+        "samples": config.eval.samples,
+        "suites": evaluate.standing(list(scores)),
+        "endpoint": {name.removeprefix("endpoint/"): int(sum(row.get(name, 0) for row in rows)) for name in names},
+    }
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=None)
