@@ -76,6 +76,11 @@ class Collector:
         self.collected: list[str] = []
         self.results: dict[str, list] = {}
 
+    @pytest.fixture(scope="session")
+    def doctest_namespace(self):
+        """Suites whose conftest fills it run without doctests too."""
+        return {}
+
     def pytest_pycollect_makemodule(self, module_path, parent):
         if os.path.relpath(module_path, self._root) in self._scripts:
             return ScriptFile.from_parent(parent, path=module_path)

@@ -1,13 +1,10 @@
 """One instance -> tasks for the five skills and bug fixing. Pure but for the writer that collects the records."""
 
-import ast
 import difflib
 import hashlib
-import io
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from sandbox_service.syntax import parse
 from sandbox_service.tasks import (
     Environment,
     HiddenTask,
@@ -17,6 +14,7 @@ from sandbox_service.tasks import (
     apply_overlay,
     gold_overlay,
 )
+from skillrl.tasks.hiding import reaching_tests, split_lines, without_tests
 from skillrl.types import COMPOSITE_KINDS, SKILLS
 
 UNIT_TESTS_PATH = "tests/test_submission.py"
@@ -167,99 +165,9 @@ def unified_diff(before: Mapping[str, bytes], overlay: Overlay) -> str:
 
 def _file_diff(path: str, old: bytes | None, new: str | None) -> str:
     lines = difflib.unified_diff(
-        _split((old or b"").decode()),
-        _split(new or ""),
+        split_lines((old or b"").decode()),
+        split_lines(new or ""),
         "/dev/null" if old is None else f"a/{path}",
         "/dev/null" if new is None else f"b/{path}",
     )
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-
-
-def _split(text: str) -> list[str]:
-    """Lines with their ends, as Python and patch count them (str.splitlines also breaks at form feeds)."""
-    return io.StringIO(text, newline="").readlines()
-
-
-def reaching_tests(files: Mapping[str, bytes], test_roots: Iterable[str], symbol: str) -> set[str]:
-    """Ids of the tests whose code, or a helper of the same file that they use, mentions the symbol by name."""
-    parts = symbol.split(".")
-    # A dunder method is used through its class.
-    name = parts[-2] if parts[-1].startswith("__") and len(parts) > 1 else parts[-1]
-    roots = tuple(root.rstrip("/") for root in test_roots)
-    found = set()
-    for path, data in files.items():
-        inside = any(path == r or path.startswith(r + "/") for r in roots)
-        if inside and path.endswith(".py") and name.encode() in data:
-            found |= {f"{path}::{test}" for test in _tests_reaching(parse(data), name)}
-    return found
-
-
-def _tests_reaching(tree: ast.Module, name: str) -> set[str]:
-    uses = {}
-    for owner, node in _functions(tree):
-        names = {
-            n.id if isinstance(n, ast.Name) else n.attr
-            for n in ast.walk(node)
-            if isinstance(n, ast.Name | ast.Attribute)
-        }
-        # A fixture is used by naming it as a parameter.
-        uses[f"{owner}{node.name}"] = names | {a.arg for a in node.args.args}
-    reached, size = {name}, 0
-    while len(reached) > size:
-        size = len(reached)
-        reached |= {q.rsplit("::", 1)[-1] for q, names in uses.items() if names & reached}
-    return {q for q, names in uses.items() if names & reached and _is_test(q)}
-
-
-def _is_test(qualified: str) -> bool:
-    return qualified.rsplit("::", 1)[-1].startswith("test")
-
-
-def _functions(tree: ast.Module):
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            for item in node.body:
-                if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
-                    yield f"{node.name}::", item
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield "", node
-
-
-def without_tests(files: Mapping[str, bytes], test_ids: Iterable[str]) -> dict[str, str | None]:
-    """Overlay that removes the test functions with these ids (whole functions; parametrized ids remove all cases).
-
-    A file without any test left is deleted.
-    """
-    by_path: dict[str, set[str]] = {}
-    for test_id in test_ids:
-        path, _, name = test_id.partition("::")
-        by_path.setdefault(path, set()).add(name.partition("[")[0])
-    return {path: _remove_functions(files[path].decode(), names) for path, names in sorted(by_path.items())}
-
-
-def _remove_functions(text: str, names: Collection[str]) -> str | None:
-    tree = parse(text)
-    spans, kept = [], 0
-    for node in tree.body:
-        prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
-        members = [n for owner, n in _functions(ast.Module([node], [])) if owner == prefix]
-        tests = [n for n in members if n.name.startswith("test")]
-        gone = [n for n in tests if prefix + n.name in names]
-        kept += len(tests) - len(gone)
-        # A class whose tests are all removed goes as a whole: an empty body would not parse.
-        spans += map(_span, [node] if prefix and tests and len(gone) == len(tests) else gone)
-    if not kept:
-        return None
-    lines = _split(text)
-    for start, end in sorted(spans, reverse=True):
-        del lines[start:end]
-        while start < len(lines) and not lines[start].strip():
-            del lines[start]
-        if start == len(lines):
-            while lines and not lines[-1].strip():
-                del lines[-1]
-    return "".join(lines)
-
-
-def _span(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> tuple[int, int]:
-    return min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1, node.end_lineno

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from sandbox_service.graders.base import Submission
 from sandbox_service.syntax import parse
 from sandbox_service.tasks import Environment, HiddenTask, Instance, apply_overlay, gold_overlay
-from skillrl.tasks.derive import CANDIDATE_PATH, changed_lines, without_tests
+from skillrl.tasks.derive import CANDIDATE_PATH, changed_lines
+from skillrl.tasks.hiding import definitions, without_tests
+from skillrl.tasks.joining import joined
 from skillrl.tasks.suites import KINDS
 from skillrl.tasks.suites.case import GOLD_SUBMISSION
 from skillrl.types import COMPOSITE_KINDS, Task
@@ -41,7 +43,7 @@ def gold(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> Ha
         overlay = gold_overlay(instance.bug, files)
         return Handed(changed={path: None if text is None else text.encode() for path, text in overlay.items()})
     if task.skill == "unit_tests":
-        return Handed(changed={task.submission_path: removed_tests(task, files).encode()})
+        return Handed(changed={task.submission_path: removed_tests(task, instance, files).encode()})
     if task.skill == "reproduction":
         return Handed(changed={task.submission_path: failing_tests(instance, files).encode()})
     if task.skill == "review":
@@ -77,14 +79,16 @@ def trivial(
             yield policy, Handed(changed=changed), True
 
 
-def removed_tests(task: HiddenTask, files: Mapping[str, bytes]) -> str:
-    """One test file of all tests that the task's agent does not see."""
+def removed_tests(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> str:
+    """One test file of all tests that the task's agent does not see, without those that nobody relies on."""
+    known = definitions(files, (*instance.fail_to_pass, *instance.pass_to_pass))
     texts = []
     for path in sorted(task.visible):
         if path in files and task.visible[path] != files[path].decode():
             left = _test_names(task.visible[path] or "")
-            texts.append(_without(files, path, left))
-    return joined([t for t in texts if t])
+            unknown = _test_names(files[path].decode()) - known.get(path, set())
+            texts.append(_without(files, path, left | unknown))
+    return joined(filter(None, texts))
 
 
 def failing_tests(instance: Instance, files: Mapping[str, bytes]) -> str:
@@ -101,28 +105,11 @@ def failing_tests(instance: Instance, files: Mapping[str, bytes]) -> str:
 
 def _functions_of(test_id: str, instance: Instance, files: Mapping[str, bytes]) -> list[tuple[str, str]]:
     """(file, test function) of a pytest id; for ids of other runners, functions of the test files that it names."""
-    path, _, name = test_id.partition("::")
-    if path in files:
-        return [(path, name.partition("[")[0])]
+    if test_id.partition("::")[0] in files:
+        return [(path, name) for path, names in definitions(files, [test_id]).items() for name in names]
     words = set(re.findall(r"\w+", test_id))
     sources = [p for p in instance.test_files if p.endswith(".py")]
     return [(p, n) for p in sources for n in sorted(_test_names(files[p].decode())) if words >= set(n.split("::"))]
-
-
-def joined(texts: list[str]) -> str:
-    """Several test files in one. Tests of the same name are told apart; of other names the last definition counts."""
-    if len(texts) < 2:
-        return "".join(texts)
-    seen: set[str] = set()
-    parts, imports = [], []
-    for number, text in enumerate(texts):
-        for name in sorted({n.rpartition("::")[2] for n in _test_names(text)} & seen):
-            text = re.sub(rf"^(\s*(?:async )?def ){name}\b", rf"\g<1>{name}_{number}", text, flags=re.MULTILINE)
-        seen |= {n.rpartition("::")[2] for n in _test_names(text)}
-        future = re.compile(r"^from __future__ import .*\n", re.MULTILINE)
-        imports += future.findall(text)
-        parts.append(future.sub("", text))
-    return "".join(dict.fromkeys(imports)) + "\n\n".join(parts)
 
 
 def leaks(public: Task, task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> list[str]:

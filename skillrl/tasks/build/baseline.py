@@ -1,6 +1,10 @@
 """Runs a package's own suite in the sandbox, and finds which of its tests can be relied on."""
 
+import asyncio
+import hashlib
+import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +14,8 @@ from sandbox_service.graders.bench import ASSERTIONS
 from sandbox_service.graders.paths import is_source
 from sandbox_service.runner import BAD_STATUSES, Runner, TestRun
 from sandbox_service.tasks import Environment, Overlay, TaskSet
-from skillrl.tasks.build.fetch import BuildError
+from skillrl.tasks.build.ledger import Ledger
+from skillrl.tasks.build.tree import BuildError
 
 # Object addresses, and characters that a terminal or a file of lines would not give back as they are.
 _UNSTABLE_ID = re.compile(r" at 0x[0-9a-f]+|[\x00-\x1f\x7f]")
@@ -40,16 +45,20 @@ class Verdict:
 
 
 class Suite:
-    """One repository's tests, run on its correct tree and on changes of it."""
+    """One repository's tests, run on its correct tree and on changes of it. What the ledger knows is not run again."""
 
-    def __init__(self, runner: Runner, task_set: TaskSet, tree: str, environment: Environment):
-        self._runner, self._task_set, self._tree = runner, task_set, tree
+    def __init__(self, runner: Runner, task_set: TaskSet, tree: str, environment: Environment, ledger: Ledger):
+        self._runner, self._task_set, self._tree, self._ledger = runner, task_set, tree, ledger
         self.environment = environment
+        self._lock: dict[str, asyncio.Lock] = {}
+        # Of runs that were really made.
+        self.runs, self.busy_s = 0, 0.0
 
     async def run(self, overlay: Overlay | None = None, *, timeout_s: float | None = None) -> TestRun:
         """The whole suite in a fresh workspace with `overlay` written into it."""
         files = {path: None if text is None else text.encode() for path, text in (overlay or {}).items()}
-        return await self._runner.run_tests(
+        started = time.monotonic()
+        done = await self._runner.run_tests(
             self._task_set,
             self._tree,
             (),
@@ -58,13 +67,32 @@ class Suite:
             extra_files=files,
             timeout_s=timeout_s,
         )
+        self.runs += 1
+        self.busy_s += time.monotonic() - started
+        return done
 
-    async def verdict(self, overlay: Overlay, stable: frozenset[str], *, timeout_s: float | None = None) -> Verdict:
-        run = await self.run(overlay, timeout_s=timeout_s)
-        return read_verdict(run, stable, lambda path: is_source(path, self.environment))
+    async def verdict(
+        self, overlay: Overlay, stable: frozenset[str], *, timeout_s: float | None = None, repeat: int = 0
+    ) -> Verdict:
+        """What the tests say of a change. The same change is run once for each `repeat`."""
+        key = hashlib.sha256(json.dumps([sorted(overlay.items()), sorted(stable), repeat]).encode()).hexdigest()
+        async with self._lock.setdefault(key, asyncio.Lock()):
+            if kept := self._ledger.get(key):
+                return Verdict(frozenset(kept[0]), frozenset(kept[1]), kept[2])
+            run = await self.run(overlay, timeout_s=timeout_s)
+            verdict = read_verdict(run, stable, lambda path: is_source(path, self.environment))
+            self._ledger.put(key, [sorted(verdict.failing), sorted(verdict.proper), verdict.rejected])
+            return verdict
 
     async def baseline(self, repeats: int = 3) -> Baseline:
         """Raises BuildError when the suite does not run, or nothing in it passes."""
+        if kept := self._ledger.get("baseline"):
+            return Baseline(frozenset(kept[0]), kept[1], kept[2])
+        found = await self._baseline(repeats)
+        self._ledger.put("baseline", [sorted(found.stable), found.dropped, found.wall_s])
+        return found
+
+    async def _baseline(self, repeats: int) -> Baseline:
         runs = [await self.run() for _ in range(repeats)]
         for run in runs:
             if not run.reported:

@@ -7,8 +7,8 @@ from pathlib import Path
 from sandbox_service.backends.base import WORKSPACE, Backend
 from sandbox_service.tasks import Environment, Overlay, TaskSet
 from sandbox_service.workspaces import Trees
-from skillrl.tasks.build.fetch import BuildError
 from skillrl.tasks.build.issue_text import Answer, Call
+from skillrl.tasks.build.tree import BuildError
 
 _PROBE = Path(__file__).with_name("probe.py")
 _FOLDER = ".probe"

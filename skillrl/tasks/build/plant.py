@@ -2,11 +2,14 @@
 
 import asyncio
 import hashlib
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from sandbox_service.tasks import Overlay
 from skillrl.tasks.build.baseline import Baseline, Suite, Verdict
+from skillrl.tasks.build.removal import removals
 from skillrl.tasks.mutate import Site, apply, changed_lines, sample, sites
 
 # A bug that breaks more of the suite than this gives its place away.
@@ -18,6 +21,9 @@ MIN_MUTANTS = 3
 MAX_PER_FUNCTION = 3
 # Mutations of one function that are tried for its mutants.
 MAX_TRIED = 24
+# Of the bugs, one in so many is two in different files; of the mutations tried, one in so many removes a whole body.
+EVERY_SEVERAL = 4
+EVERY_REMOVAL = 10
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,26 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Bug:
-    """A mutation that the suite noticed, the same way each time."""
+    """Mutations, each in a file of its own, that the suite noticed, the same way each time."""
 
-    mutation: Mutation
+    mutations: tuple[Mutation, ...]
     failing: frozenset[str]
     passing: frozenset[str]
+    # What each mutation alone makes fail.
+    failing_alone: tuple[frozenset[str], ...]
+
+    @property
+    def overlay(self) -> dict[str, str]:
+        return {m.path: m.text for m in self.mutations}
+
+    @property
+    def operator(self) -> str:
+        return self.mutations[0].site.operator if len(self.mutations) == 1 else "several_files"
+
+    @property
+    def key(self) -> str:
+        """Short digest, for ids."""
+        return "".join(m.key[: 8 // len(self.mutations)] for m in self.mutations)
 
 
 @dataclass
@@ -67,30 +88,68 @@ class Planter:
     jobs: int = 2
     # What became of the mutations tried -> how many.
     tally: Counter = field(default_factory=Counter)
-    _proved: dict[str, Verdict] = field(default_factory=dict)
 
     async def bugs(self) -> AsyncIterator[Bug]:
-        """Bugs as they are proven, until there is no place left."""
+        """Bugs as they are proven; one in `EVERY_SEVERAL` is made of two that are in different files."""
+        waiting, made = None, 0
+        async for bug in self._single():
+            made += 1
+            if waiting is not None:
+                both = await self._together(waiting, bug)
+                for ready in [both] if both else [waiting, bug]:
+                    yield ready
+                waiting = None
+            elif made % EVERY_SEVERAL == 0:
+                waiting = bug
+            else:
+                yield bug
+        if waiting is not None:
+            yield waiting
+
+    async def _together(self, a: Bug, b: Bug) -> Bug | None:
+        """Both bugs as one, if they are in two files and tests of each fail."""
+        both = Bug((*a.mutations, *b.mutations), frozenset(), frozenset(), (a.failing, b.failing))
+        if len(both.overlay) < 2:
+            return None
+        verdict = await self.suite.verdict(both.overlay, self.baseline.stable, timeout_s=self._limit_s)
+        noticed = verdict.failing & a.failing and verdict.failing & b.failing
+        if reject(verdict, self.baseline.stable) or not noticed or await self._unconfirmed(both.overlay, verdict):
+            return None
+        self.tally["two kept bugs as one"] += 1
+        return replace(both, failing=verdict.failing, passing=self.baseline.stable - verdict.failing)
+
+    async def _single(self) -> AsyncIterator[Bug]:
+        """Bugs of one mutation, until there is no place left."""
         kept: Counter = Counter()
-        proposed = [self._mutation(*s) for s in sample(self.sources, self.seed, per_function=3 * MAX_PER_FUNCTION)]
+        proposed = [self._mutation(*s) for s in self._proposed()]
         for batch in _batches(proposed, self.jobs):
             batch = [m for m in batch if kept[m.function] < MAX_PER_FUNCTION]
             verdicts = await asyncio.gather(*map(self.prove, batch))
             for mutation, verdict in zip(batch, verdicts, strict=True):
                 if kept[mutation.function] == MAX_PER_FUNCTION:
                     continue
-                reason = reject(verdict, self.baseline.stable) or await self._unconfirmed(mutation, verdict)
+                reason = reject(verdict, self.baseline.stable) or await self._unconfirmed(mutation.overlay, verdict)
                 self.tally[reason or "kept"] += 1
                 if not reason:
                     kept[mutation.function] += 1
-                    yield Bug(mutation, verdict.failing, self.baseline.stable - verdict.failing)
+                    passing = self.baseline.stable - verdict.failing
+                    yield Bug((mutation,), verdict.failing, passing, (verdict.failing,))
 
-    async def killed(self, function: tuple[str, str], besides: Mutation) -> list[tuple[Mutation, frozenset[str]]]:
-        """Mutations of a function, other than `besides`, that the suite notices, with the tests that do."""
+    def _proposed(self) -> list[tuple[str, Site]]:
+        """Small mutations in their seeded order, and now and then a function whose whole body is gone."""
+        small = sample(self.sources, self.seed, per_function=3 * MAX_PER_FUNCTION)
+        whole = [(path, site) for path in sorted(self.sources) for site in removals(self.sources[path])]
+        random.Random(self.seed).shuffle(whole)
+        for index, site in enumerate(whole):
+            small.insert((index + 1) * EVERY_REMOVAL - 1, site)
+        return small
+
+    async def killed(self, function: tuple[str, str], besides: Bug) -> list[tuple[Mutation, frozenset[str]]]:
+        """Mutations of a function, other than those of `besides`, that the suite notices, with the tests that do."""
         path, symbol = function
         proposed = [self._mutation(path, site) for site in spread(self.sources[path], symbol, self.seed)[:MAX_TRIED]]
         found = []
-        for batch in _batches([m for m in proposed if m.text != besides.text], self.jobs):
+        for batch in _batches([m for m in proposed if m not in besides.mutations], self.jobs):
             verdicts = await asyncio.gather(*map(self.prove, batch))
             found += [(m, v.failing) for m, v in zip(batch, verdicts, strict=True) if v.proper]
             if len(found) >= MAX_MUTANTS:
@@ -110,17 +169,21 @@ class Planter:
         return sorted((m for m in others if m.text != bug.text), key=lambda m: (distance(m.site, bug.site), m.key))
 
     async def prove(self, mutation: Mutation) -> Verdict:
-        if mutation.key not in self._proved:
-            self._proved[mutation.key] = await self.try_text(mutation.path, mutation.text)
-        return self._proved[mutation.key]
+        return await self.try_text(mutation.path, mutation.text)
 
     async def try_text(self, path: str, text: str) -> Verdict:
         """What the suite says of the correct tree with one file's text replaced."""
-        limit_s = max(30.0, 8 * self.baseline.wall_s)
-        return await self.suite.verdict({path: text}, self.baseline.stable, timeout_s=limit_s)
+        return await self.suite.verdict({path: text}, self.baseline.stable, timeout_s=self._limit_s)
 
-    async def _unconfirmed(self, mutation: Mutation, verdict: Verdict) -> str:
-        again = [self.try_text(mutation.path, mutation.text) for _ in range(self.confirmations)]
+    @property
+    def _limit_s(self) -> float:
+        return max(30.0, 8 * self.baseline.wall_s)
+
+    async def _unconfirmed(self, overlay: Overlay, verdict: Verdict) -> str:
+        again = [
+            self.suite.verdict(overlay, self.baseline.stable, timeout_s=self._limit_s, repeat=n + 1)
+            for n in range(self.confirmations)
+        ]
         return "" if all(v == verdict for v in await asyncio.gather(*again)) else "differs between runs"
 
     def _mutation(self, path: str, site: Site) -> Mutation:
@@ -166,7 +229,7 @@ def distance(a: Site, b: Site) -> int:
     return max(0, a.first_line - b.last_line, b.first_line - a.last_line)
 
 
-def buggy_lines(bug: Bug) -> str:
+def buggy_lines(site: Site) -> str:
     """`line 4` or `lines 4-6` of the buggy file."""
-    first, last = changed_lines(bug.mutation.site)
+    first, last = changed_lines(site)
     return f"line {first}" if first == last else f"lines {first}-{last}"

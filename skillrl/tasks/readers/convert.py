@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from sandbox_service.graders.paths import is_source
 from sandbox_service.tasks import Environment, HiddenTask, Instance, Overlay, apply_overlay
 from skillrl.tasks.contamination import repository_key
-from skillrl.tasks.derive import make_task_id, without_tests
+from skillrl.tasks.derive import make_task_id
+from skillrl.tasks.hiding import without_tests
 from skillrl.tasks.readers.commands import without_image
 from skillrl.tasks.readers.diffs import DiffError, apply_diff, is_doc_path, is_test_path
 from skillrl.tasks.readers.record import Parts, Record, Trees, Unusable

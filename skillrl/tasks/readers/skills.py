@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from sandbox_service.graders.paths import is_source
 from sandbox_service.syntax import parse
 from sandbox_service.tasks import Environment, Overlay
-from skillrl.tasks.derive import REPRODUCTION_PATH, UNIT_TESTS_PATH, reaching_tests, without_tests
+from skillrl.tasks.derive import REPRODUCTION_PATH, UNIT_TESTS_PATH
+from skillrl.tasks.hiding import reaching_tests, without_tests
 from skillrl.tasks.readers.diffs import changed_lines, is_test_path
 from skillrl.tasks.readers.record import Parts, Record, Trees
 

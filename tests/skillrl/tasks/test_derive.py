@@ -4,84 +4,10 @@ import subprocess
 import pytest
 
 from sandbox_service.tasks import TaskSetWriter, apply_overlay
-from skillrl.tasks.derive import changed_lines, derive, reaching_tests, unified_diff, without_tests
+from skillrl.tasks.derive import changed_lines, derive, unified_diff
 from skillrl.tasks.source import INPUTS
 from skillrl.tasks.world import generate
 from skillrl.tasks.world.instance import ENVIRONMENT
-
-TESTS = b"""\
-import pytest
-from pkg import spin, turn
-
-
-@pytest.fixture
-def spun():
-    return spin(1)
-
-
-def helper():
-    return spin(2)
-
-
-@pytest.mark.parametrize("n", [1, 2])
-def test_spin(n):
-    assert spin(n) == n
-
-
-def test_by_helper():
-    assert helper() == 2
-
-
-def test_by_fixture(spun):
-    assert spun == 1
-
-
-class TestTurn:
-    def test_turn(self):
-        assert turn(1) == -1
-
-    def test_both(self):
-        assert turn(spin(1)) == -1
-
-
-class TestSpin:
-    def test_spin(self):
-        assert spin(3) == 3
-"""
-
-
-def test_without_tests_removes_whole_functions_with_decorators_and_emptied_classes():
-    files = {"tests/test_a.py": TESTS}
-    left = without_tests(
-        files,
-        [
-            "tests/test_a.py::test_spin[2]",
-            "tests/test_a.py::TestSpin::test_spin",
-            "tests/test_a.py::TestTurn::test_both",
-        ],
-    )["tests/test_a.py"]
-    assert "parametrize" not in left
-    assert "TestSpin" not in left
-    assert "def test_both" not in left
-    assert left.endswith("        assert turn(1) == -1\n")
-    # The rest is byte for byte what it was.
-    assert all(line in TESTS.decode() for line in left.splitlines())
-    compile(left, "left", "exec")
-
-
-def test_a_file_without_tests_left_is_deleted():
-    files = {"tests/test_a.py": b"def test_one():\n    pass\n", "tests/test_b.py": b"def test_two():\n    pass\n"}
-    assert without_tests(files, ["tests/test_a.py::test_one"]) == {"tests/test_a.py": None}
-
-
-def test_reaching_tests_follow_helpers_and_fixtures():
-    files = {"tests/test_a.py": TESTS, "pkg/test_c.py": b"def test_spin():\n    spin(1)\n"}
-    assert reaching_tests(files, ("tests",), "Wheel.spin") == {
-        f"tests/test_a.py::{t}"
-        for t in ("test_spin", "test_by_helper", "test_by_fixture", "TestTurn::test_both", "TestSpin::test_spin")
-    }
-    # A dunder method is used through its class.
-    assert reaching_tests(files, ("tests",), "TestTurn.__len__") == set()
 
 
 def test_unified_diff_applies_with_patch(tmp_path):

@@ -8,7 +8,7 @@ import shelf
 from sandbox_service.tasks import TaskSetWriter, apply_overlay, read_task_set
 from skillrl.tasks import validate as validation
 from skillrl.tasks.derive import unified_diff
-from skillrl.tasks.submissions import failing_tests, gold, joined, leaks, null, removed_tests, trivial
+from skillrl.tasks.submissions import failing_tests, gold, leaks, null, removed_tests, trivial
 from skillrl.tasks.world import generate
 from skillrl.types import SKILLS, Task
 
@@ -59,8 +59,12 @@ def test_gold_unit_tests_are_the_removed_ones(task_set):
 
 def test_removed_tests_of_two_files_become_one(task_set):
     """Of a plain test file and of a class, where one class loses one method."""
-    task, _ = hidden(task_set, "unit_tests", shelf.CRASH_ID)
-    assert names(removed_tests(task, FILES)) == {"test_parcels", "test_parcels_need_a_size", "test_deliveries"}
+    task, instance = hidden(task_set, "unit_tests", shelf.CRASH_ID)
+    assert names(removed_tests(task, instance, FILES)) == {
+        "test_parcels",
+        "test_parcels_need_a_size",
+        "test_deliveries",
+    }
 
 
 def test_gold_reproduction_is_the_file_with_most_failing_tests(task_set):
@@ -68,16 +72,6 @@ def test_gold_reproduction_is_the_file_with_most_failing_tests(task_set):
     assert names(failing_tests(instance, FILES)) == {"test_parcels"}
     _, instance = hidden(task_set, "reproduction")
     assert names(failing_tests(instance, FILES)) == {"test_discount_starts_at_the_limit"}
-
-
-def test_joined_files_keep_every_test():
-    first = "from __future__ import annotations\nimport a\n\n\ndef test_x():\n    assert a\n"
-    second = "import b\n\n\ndef test_x():\n    assert b\n\n\nclass TestY:\n    def test_x(self):\n        assert b\n"
-    text = joined([first, second])
-    assert text.startswith("from __future__") and text.count("from __future__") == 1
-    assert names(text) == {"test_x", "test_x_1"}
-    assert len([n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)]) == 2
-    assert joined([first]) == first and joined([]) == ""
 
 
 def test_trivial_policies(task_set):

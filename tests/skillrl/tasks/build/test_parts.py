@@ -1,0 +1,168 @@
+"""The parts of a build that touch the disk: checkouts, manifests and what was proven."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from skillrl.tasks.build.checkout import read_checkout
+from skillrl.tasks.build.ledger import Ledger
+from skillrl.tasks.build.manifest import SHIPPED, Entry, Manifest, known, read_manifest
+from skillrl.tasks.build.tree import BuildError
+
+MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy\nof this software ..."
+FILES = {
+    "pyproject.toml": '[project]\nname = "Shop_Tools"\n',
+    "LICENSE.txt": MIT,
+    "shop/__init__.py": "x = 1\n",
+    "tests/test_shop.py": "",
+    "CHANGES.md": "Fixed x.",
+}
+
+
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=A", "-c", "user.email=a@b.c")
+    subprocess.run(["git", *identity, "-C", folder, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    folder = write(tmp_path / "clone", FILES)
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "First")
+    return folder
+
+
+def test_a_folder_without_its_history(tmp_path):
+    folder = write(tmp_path, FILES)
+    os.symlink("/etc/passwd", folder / "shop" / "secrets.py")
+    package = read_checkout(folder)
+    assert sorted(package.files) == ["LICENSE.txt", "pyproject.toml", "shop/__init__.py", "tests/test_shop.py"]
+    assert (package.origin, package.name, package.version, package.licence) == ("repo", "shop-tools", "0", "MIT")
+    assert package.stripped == {"links and special files": 1, "changelogs": 1}
+
+
+def test_a_clone_gives_what_is_committed(clone):
+    before = read_checkout(clone)
+    write(clone, {"shop/draft.py": "y = 2\n"})
+    again = read_checkout(clone)
+    assert again.files == before.files and again.sha256 == before.sha256 and len(before.version) >= 12
+    assert not any(path.startswith(".git") for path in before.files)
+
+
+def test_changes_that_are_not_committed_are_refused(clone):
+    write(clone, {"shop/__init__.py": "x = 2\n"})
+    with pytest.raises(BuildError, match=r"not committed \(M shop/__init__.py\); commit or undo"):
+        read_checkout(clone)
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "text", "licence"),
+    [
+        ('license = "Apache-2.0"', "", "Apache-2.0"),
+        ('license = {text = "BSD License"}', "", "BSD-3-Clause"),
+        ('classifiers = ["Programming Language :: Python", "License :: OSI Approved :: MIT License"]', "", "MIT"),
+        ('license = {file = "LICENSE"}', "Redistribution ... Neither the name of\nthe holder ...", "BSD-3-Clause"),
+    ],
+)
+def test_licences_of_repositories(tmp_path, pyproject, text, licence):
+    write(tmp_path, {"pyproject.toml": f'[project]\nname = "a"\n{pyproject}\n', "LICENSE": text, "a.py": ""})
+    assert read_checkout(tmp_path).licence == licence
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("GNU GENERAL PUBLIC LICENSE\nVersion 3", "GPL"), ("All mine.", "unknown")]
+)
+def test_other_licences_need_consent(tmp_path, text, named):
+    write(tmp_path, {"LICENSE": text, "a.py": ""})
+    with pytest.raises(BuildError, match=f"--allow_licence='{named}'"):
+        read_checkout(tmp_path)
+    if named == "GPL":
+        assert read_checkout(tmp_path, allow_licence="GPL").licence == "GPL"
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"pyproject.toml": "[project\n"}, "pyproject.toml cannot be read"),
+        ({"LICENSE": MIT, "big.bin": "0" * (5 << 20)}, "too large"),
+        ({"LICENSE": MIT, "pyproject.toml": '[project]\nname = "pytest"\n'}, "part of the test runner"),
+    ],
+)
+def test_repositories_that_cannot_be_read(tmp_path, files, told):
+    write(tmp_path, files)
+    with pytest.raises(BuildError, match=told):
+        read_checkout(tmp_path)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(BuildError, match="give the root of a repository"):
+        read_checkout(tmp_path / "none")
+
+
+def test_the_shipped_manifest():
+    manifest = read_manifest(SHIPPED)
+    assert len(manifest.packages) == 10 and sum(e.instances for e in manifest.packages) == 50
+    assert all(len(e.sha256) == 64 and e.requirement.count("==") == 1 for e in manifest.packages)
+    assert {e.split for e in manifest.packages} == {"train", "heldout_repositories", "heldout_families"}
+    assert known("Python_Slugify==9.2.0").packages == ("text-unidecode==1.3",)
+    assert known("inflection==0.5.0") is None
+
+
+def test_a_manifest_is_read_strictly(tmp_path):
+    file = tmp_path / "m.json"
+
+    def written(**fields):
+        entry = {"requirement": "a==1"} | fields.pop("entry", {})
+        file.write_text(json.dumps({"name": "n", "packages": [entry]} | fields))
+        return read_manifest(file)
+
+    assert written() == Manifest("n", (Entry("a==1"),))
+    for fields, told in [
+        ({"entry": {"instance": 3}}, "instance"),
+        ({"entry": {"instances": "3"}}, "instances"),
+        ({"entry": {"split": "test"}}, "split 'test'"),
+        ({"entry": {"repo": "."}}, "either a requirement or a repo"),
+        ({"packages": []}, "at least one package"),
+        ({"packages": [{"requirement": "a==1"}] * 2}, "none twice"),
+        ({"schema_version": 2}, "schema version 2"),
+    ]:
+        with pytest.raises(BuildError, match=told) as error:
+            written(**fields)
+        assert str(file) in str(error.value)
+    file.write_text("{")
+    with pytest.raises(BuildError, match="compare it with"):
+        read_manifest(file)
+    with pytest.raises(BuildError, match="No such file"):
+        read_manifest(tmp_path / "none.json")
+
+
+def kept(path, subject):
+    ledger = Ledger(path, subject)
+    try:
+        return {key: ledger.get(key) for key in ("a", "b")}
+    finally:
+        ledger.close()
+
+
+def test_what_was_proven_is_there_after_a_stop(tmp_path):
+    file = tmp_path / "parts" / "p.jsonl"
+    ledger = Ledger(file, {"tree": 1})
+    ledger.put("a", (1, ["x"]))
+    ledger.put("b", False)
+    assert ledger.get("a") == [1, ["x"]]
+    ledger.close()
+    # Stopped in the middle of a line.
+    file.write_bytes(file.read_bytes()[:-2])
+    assert kept(file, {"tree": 1}) == {"a": [1, ["x"]], "b": None}
+    assert kept(file, {"tree": 2}) == {"a": None, "b": None}
+    assert kept(file, {"tree": 1}) == {"a": None, "b": None}
