@@ -97,7 +97,7 @@ def _trivial(family: Family, table: Table) -> float:
 def _readme(family: Family, words: Mapping[str, str]) -> str:
     known = [f"- {name}: {meaning}" for name, meaning in family.columns.items() if name not in family.late]
     late = [f"- {name}: {family.columns[name]} (train.csv alone)" for name in family.late]
-    head = ["# Data", "", f"Each row is one of {family.about}.", "", "- id: number of the row"]
+    head = ["# Data", "", f"The rows are {family.about}.", "", "- id: number of the row"]
     end = [f"- {family.target}: {family.meaning} (train.csv alone)", "", f"{words['bar']}.", ""]
     return "\n".join([*head, *known, *late, *end])
 

@@ -63,6 +63,17 @@ def _signs(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.integers(0, 2, count) * 2.0 - 1.0
 
 
+def _rotation(rng: np.random.Generator, wide: int) -> np.ndarray:
+    """[wide, wide], by plain arithmetic: a factorisation may differ between linear algebra libraries."""
+    turned = np.eye(wide)
+    for i in range(wide):
+        for j in range(i):
+            angle = rng.uniform(0, 2 * np.pi)
+            c, s = np.cos(angle), np.sin(angle)
+            turned[i], turned[j] = c * turned[i] - s * turned[j], s * turned[i] + c * turned[j]
+    return turned
+
+
 def churn(rng: np.random.Generator) -> Table:
     """Two classes: numbers, categories and one interaction; no column tells much alone."""
     n, train = 1800, 1100
@@ -98,9 +109,8 @@ def beans(rng: np.random.Generator) -> Table:
     """Five classes in eight correlated numbers; each number alone mixes most of them."""
     n, train, wide = 1500, 900, 8
     kind = rng.integers(0, len(BEANS), n)
-    directions, _ = np.linalg.qr(rng.normal(size=(wide, wide)))
     # A simplex: all pairs of classes are equally far apart.
-    centres = 3.3 * directions[: len(BEANS)]
+    centres = 3.3 * _rotation(rng, wide)[: len(BEANS)]
     mixing = np.eye(wide) + 0.25 * rng.normal(size=(wide, wide))
     values = centres[kind] @ mixing + rng.normal(size=(n, wide)) @ mixing
     values = np.round(values * rng.uniform(0.5, 20.0, wide) + rng.uniform(10, 90, wide), 3)

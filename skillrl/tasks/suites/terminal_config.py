@@ -41,7 +41,7 @@ def main():
     digits = report.getint("digits")
     for station in sys.argv[1:] or sorted(names):
         values = [convert(value) for value in readings(source, station)]
-        figures = [f"{value:.{digits}f}" for value in (min(values), max(values))]
+        figures = [f"{value:.{digits}f}" for value in (values[0], min(values), max(values))]
         print(names[station] + report["mark"] + report["mark"].join(figures))
 
 
@@ -52,7 +52,8 @@ _README = """\
 # Stations
 
 `python3 app.py` prints a line for every station, in the order of their codes; `python3 app.py CODE ...` prints those
-that are asked for. A line is the station's name, its lowest and its highest temperature, with `{mark}` between them.
+that are asked for. A line is the station's name, its first, its lowest and its highest temperature, with `{mark}`
+between them and no spaces.
 Temperatures are printed in {unit} with {digits} digit{plural} after the point.
 
 The readings of a station are in {folder}/CODE{suffix}. {header} Fields are separated by `{separator}`; the temperature
@@ -102,7 +103,7 @@ def _facts(rng: random.Random) -> dict:
     names = rng.sample(_STATIONS, 5)
     folder, other = rng.sample(("data/readings", "data/upper", "data/west", "data/hourly"), 2)
     return {
-        "names": {f"{name[0].lower()}{rng.randint(10, 99)}": name for name in names},
+        "names": {f"{name[0].lower()}{rng.randint(10, 99)}": name for name in sorted(names)},
         "folder": folder,
         "other": other,
         "suffix": rng.choice((".csv", ".dat", ".txt")),
@@ -112,7 +113,7 @@ def _facts(rng: random.Random) -> dict:
         "has_header": rng.random() < 0.5,
         "unit": rng.choice(("celsius", "fahrenheit")),
         "digits": rng.choice((1, 2)),
-        "mark": rng.choice((" / ", " .. ", " : ")).strip(),
+        "mark": rng.choice(("/", "..", ":")),
     }
 
 
@@ -159,7 +160,7 @@ def _output(facts: Mapping, data: Mapping[str, str], codes: list[str]) -> str:
         values = [int(row.split(facts["separator"])[facts["column"]]) / float(facts["divisor"]) for row in rows]
         if facts["unit"] == "fahrenheit":
             values = [value * 9 / 5 + 32 for value in values]
-        figures = [f"{value:.{facts['digits']}f}" for value in (min(values), max(values))]
+        figures = [f"{value:.{facts['digits']}f}" for value in (values[0], min(values), max(values))]
         lines.append(facts["mark"].join([facts["names"][code], *figures]) + "\n")
     return "".join(lines)
 
@@ -209,7 +210,7 @@ _FAULTS = {
 
 
 def _break(right: Mapping[str, str], facts: Mapping, faults: list[str]) -> dict[str, str]:
-    """The configuration with these faults. Faults of the names come last but do not meet: each changes another part."""
+    """The configuration with these faults, each in a line of its own or in the names."""
     texts = dict(right)
     for fault in faults:
         _FAULTS[fault](texts, facts)
