@@ -72,7 +72,7 @@ def draft_large(rng: random.Random, split: str) -> Draft:
 
 def _draft(rng: random.Random, split: str, applications: int) -> Draft:
     chosen = rng.sample(apps.HELDOUT_APPS if split == "heldout_families" else apps.TRAIN_APPS, applications)
-    repository = _repository(rng, split, chosen)
+    repository = make_repository(rng, split, chosen)
     places = _places(rng, split, repository)
     tests = Suite(repository.files).results()
     for number, first in enumerate(places):
@@ -126,7 +126,7 @@ def _finish(
     )
 
 
-def _repository(rng: random.Random, split: str, chosen: list[App]) -> Repository:
+def make_repository(rng: random.Random, split: str, chosen: list[App]) -> Repository:
     extra = _EXTRA_MODULES if len(chosen) > 1 else 0
     need = extra + sum(len(app.modules) for app in chosen)
     package = rng.choice([p for p, modules in words.MODULES[split].items() if len(modules) >= need])
