@@ -56,7 +56,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if (workdir / "checkpoints").exists():
         raise setup.ConfigError(f"{workdir} holds a training run; give the evaluation another --workdir")
     sets = setup.load_suites(config, workdir)
-    _same_conditions(workdir / PLAYED, conditions(config))
+    same_conditions(workdir / PLAYED, conditions(config))
     setup.keep_config(config, workdir)
     tasks = [task for chosen in sets.values() for task in chosen]
     path = workdir / EPISODES
@@ -115,7 +115,9 @@ def _endpoint(config: ConfigDict) -> Endpoint:
     for name in ("max_in_flight", "max_reply_tokens", "tries"):
         if c[name] < 1:
             raise setup.ConfigError(f"endpoint.{name}={c[name]}; give at least 1")
-    return Endpoint(url, c.model, key, c.timeout_s, c.tries, c.max_reply_tokens, fields)
+    return Endpoint(
+        url, c.model, key, timeout_s=c.timeout_s, tries=c.tries, max_reply_tokens=c.max_reply_tokens, fields=fields
+    )
 
 
 # What was played before.
@@ -143,7 +145,7 @@ def conditions(config: ConfigDict) -> dict:
     }
 
 
-def _same_conditions(path: Path, wanted: dict) -> None:
+def same_conditions(path: Path, wanted: dict) -> None:
     if not path.exists():
         path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
         return

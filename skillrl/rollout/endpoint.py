@@ -27,8 +27,8 @@ from skillrl.types import Task
 CHARACTERS_PER_TOKEN = 4
 # Another try may help: timeouts, conflicts, too many requests; and everything from 500 on.
 _TRANSIENT = (408, 409, 425, 429)
-# Pauses between tries double up to the last of these; the server may ask for longer ones, within reason.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+# Pauses between tries double up to this; a server that asks for longer ones gets no more either.
+LONGEST_PAUSE_S = 60.0
 _FULL_CONTEXT = re.compile(r"context_length_exceeded|context length|context size|context window", re.IGNORECASE)
 _SHOWN = 300
 
@@ -57,6 +57,7 @@ class Endpoint:
     # Of one request, and how often it is made before the turn is given up.
     timeout_s: float = 300.0
     tries: int = 6
+    first_pause_s: float = 1.0
     # Most tokens of one reply, thinking included.
     max_reply_tokens: int = 8192
     # Further fields of the request; None takes one away that this file would send.
@@ -123,7 +124,7 @@ class EndpointAgents:
         """The endpoint's answer; None when the conversation is longer than the model's context."""
         body = {"model": endpoint.model, "messages": list(messages), **sampling, **endpoint.fields}
         body = {name: value for name, value in body.items() if value is not None}
-        pause_s = FIRST_PAUSE_S
+        pause_s = endpoint.first_pause_s
         for left in reversed(range(endpoint.tries)):
             try:
                 return await self._try(body)
