@@ -158,3 +158,75 @@ def test_evaluation_takes_the_suites_and_kinds_asked_for():
 def test_scores_survive_the_disk(tmp_path):
     evaluate.write_scores(tmp_path / "eval" / "before.json", BEFORE)
     assert evaluate.read_scores(tmp_path / "eval" / "before.json") == BEFORE
+
+
+# One policy alone.
+
+
+def test_standing_by_hand():
+    """Editing: A 0, B (1/3 + 1)/3 around 2/9, so sqrt(2 * 2 * (2/9)^2) = 4/9. Review: A 1/3, B 1/3, error 0.
+
+    The mean of both: A 1/6, B (4/9 + 1/3)/2 = 7/18, around 5/18, so sqrt(2 * 2 * (1/9)^2) = 2/9.
+    """
+    rows = [replace(s, suite="heldout_families") for s in BEFORE]
+    rows += [score("gone-2", "editing", "C", None, ungradable=3, suite="heldout_families")]
+    rows += [score("b1", "bug_fixing", "A", 0.5, ungradable=1)]
+    parts = evaluate.standing([s for s in rows if s.task_id != "gone"])
+    assert list(parts) == ["heldout_repositories", "heldout_families"]
+    part = parts["heldout_families"]
+    assert part["skills"]["editing"] == pytest.approx({"score": 4 / 9, "stderr": 4 / 9, "n": 3, "ungradable": 3})
+    assert part["skills"]["review"] == pytest.approx({"score": 2 / 3, "stderr": 0, "n": 3, "ungradable": 0})
+    assert part["mean"] == pytest.approx({"score": 5 / 9, "stderr": 2 / 9, "n": 6, "ungradable": 3})
+    assert parts["heldout_repositories"] == {
+        "skills": {}, "composite": {"bug_fixing": {"score": 0.5, "stderr": None, "n": 1, "ungradable": 1}},
+    }  # fmt: skip
+    json.dumps(parts, allow_nan=False)
+    assert evaluate.standing_table(parts, 3).splitlines() == [
+        "Avg@3 (0 to 1)                       score    s.e.   tasks  ungradable",
+        "heldout repositories",
+        "  bug_fixing                         0.500       -       1           1",
+        "heldout families",
+        "  editing                            0.444   0.444       3           3",
+        "  review                             0.667   0.000       3           0",
+        "  mean of the skills                 0.556   0.222       6           3",
+    ]
+
+
+def test_the_standing_of_nothing_gradable_is_none():
+    parts = evaluate.standing([score("a", "editing", "A", None, ungradable=3)])
+    row = {"score": None, "stderr": None, "n": 0, "ungradable": 3}
+    assert parts == {"heldout_repositories": {"skills": {"editing": row}, "composite": {}, "mean": row}}
+    assert evaluate.standing([]) == {}
+
+
+def exam_set(*splits):
+    return [
+        Task(f"{split}-{skill}-{i}", skill, "i", "r", "f", split, 0, {})
+        for split in splits
+        for skill in ("editing", "bug_fixing", "terminal")
+        for i in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "skills", "splits"),
+    [
+        (("all",), 18, {"editing", "bug_fixing", "terminal"}, set(evaluate.SUITES)),
+        (("bug_fixing",), 6, {"bug_fixing"}, set(evaluate.SUITES)),
+        (("bug_fixing", "terminal"), 12, {"bug_fixing", "terminal"}, set(evaluate.SUITES)),
+        (("heldout_families",), 9, {"editing", "bug_fixing", "terminal"}, {"heldout_families"}),
+        (("security",), 0, set(), set()),
+    ],
+)
+def test_an_exam_takes_what_its_suites_name(names, count, skills, splits):
+    chosen = evaluate.exam_tasks(exam_set("train", *evaluate.SUITES), names)
+    assert (len(chosen), {t.skill for t in chosen}, {t.split for t in chosen}) == (count, skills, splits)
+
+
+def test_an_exam_takes_training_tasks_where_there_are_no_others():
+    tasks = exam_set("train")
+    assert evaluate.exam_tasks(tasks, ("all",)) == evaluate.exam_tasks(tasks, ("heldout_families",)) == tasks
+    assert {t.skill for t in evaluate.exam_tasks(tasks, ("bug_fixing",))} == {"bug_fixing"}
+    assert [t.task_id for t in evaluate.exam_tasks(tasks, ("all",), max_tasks=1)] == [
+        "train-editing-0", "train-bug_fixing-0", "train-terminal-0",
+    ]  # fmt: skip

@@ -10,6 +10,7 @@ from configs import common, tiny
 from sandbox_service.embedded import embedded_service
 from skillrl import export, setup
 from skillrl.chat import ChatError, CompactChat
+from skillrl.checkpoint import Checkpoints
 from skillrl.models import policy as models
 from skillrl.setup import ConfigError
 from skillrl.tasks.source import TaskSetError
@@ -107,6 +108,8 @@ def test_evaluation_without_tasks_names_the_splits():
         ("assets/base", "", "write hf:DIR or init:VARIANT"),
         ("hf:", "", "write hf:DIR or init:VARIANT"),
         ("hf:/none", "", "no policy at /none; give a Hugging Face folder"),
+        ("run:/none", "", "no checkpoint in /none; give a training run with --config.policy.source=run:WORKDIR"),
+        ("run:/none@3", "", "no checkpoint in /none;"),
         ("init:tiny", "", "has no tokenizer of its own; give --config.policy.tokenizer=FILE"),
         ("init:gpt", "{tokenizer}", "unknown model variant 'gpt'"),
         ("init:tiny", "/none.model", "no tokenizer model at /none.model"),
@@ -231,3 +234,37 @@ def test_a_run_keeps_a_tokenizer_that_loads_again(qwen_folder, tokenizer_file, t
     assert again.render_prompt("a") == setup.load_chat(chat_config(), qwen_folder)[1].render_prompt("a")
     setup.keep_tokenizer(tokenizer_file, tmp_path)
     assert (tmp_path / "tokenizer.model").read_bytes() == tokenizer_file.read_bytes()
+
+
+def test_a_checkpoint_is_the_newest_or_the_one_named(tmp_path):
+    run = tmp_path / "a@b"
+    for name in ("5", "20", "25.orbax-checkpoint-tmp"):
+        (run / "checkpoints" / name).mkdir(parents=True)
+    assert setup.checkpoint_of(str(run)) == (run, 20)
+    assert setup.checkpoint_of(f"{run}@5") == (run, 5)
+    with pytest.raises(ConfigError, match="has no checkpoint of step 25; it has 5, 20"):
+        setup.checkpoint_of(f"{run}@25")
+
+
+@pytest.mark.deep
+def test_a_runs_checkpoint_brings_its_tokenizer_and_chat_format(folder, tokenizer_file, tmp_path, cfg, mesh):
+    """Another model's tokenizer is refused; so is a folder that only looks like a run."""
+    config = one_device(configured(policy__source=f"hf:{folder}", policy__thinking=False))
+    cfg = dataclasses.replace(cfg, vocab=640)
+    state = setup.make_learner(config, cfg, mesh).init(0)
+    Checkpoints(tmp_path / "checkpoints").save(2, state, cfg, {})
+    setup.keep_tokenizer(tokenizer_file, tmp_path)
+    setup.keep_config(config, tmp_path)
+    policy = setup.load_policy(one_device(configured(policy__source=f"run:{tmp_path}")))
+    assert policy.cfg == cfg and isinstance(policy.chat, CompactChat)
+    assert policy.tokenizer_file == tmp_path / "tokenizer.model"
+    for a, b in zip(jax.tree.leaves(policy.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    texts = [" ".join(f"{a}{b}{c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx")] * 3
+    size = SentencePieceTokenizer.train(texts, tmp_path / "tokenizer.model", 1000).vocab_size
+    with pytest.raises(ConfigError, match=f"has {size} tokens, the policy at .* 640; give the tokenizer"):
+        setup.load_policy(one_device(configured(policy__source=f"run:{tmp_path}")))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises((ConfigError, ValueError), match="config.json"):
+        setup.load_policy(one_device(configured(policy__source=f"run:{tmp_path}")))
