@@ -35,7 +35,10 @@ class Ask:
     is_json: bool = False
 
     def fits(self, got: object) -> bool:
-        if not (isinstance(got, list) and len(got) == 3 and got[:2] == [self.status, self.content_type]):
+        # A server may have written on our own output: anything may stand there.
+        if not (isinstance(got, list) and len(got) == 3 and isinstance(got[2], str)):
+            return False
+        if got[:2] != [self.status, self.content_type]:
             return False
         if not self.is_json:
             return got[2] == self.answer
@@ -108,9 +111,13 @@ def _output_fault(probe: Probe, done: ExecResult) -> str:
     if done.ended is not Ended.EXITED:
         return f"ended as {done.ended.value}"
     if probe.asks:
-        lines = [] if done.omitted_bytes else done.output.decode(errors="replace").splitlines()
-        wrong = sum(not ask.fits(got) for ask, got in zip(probe.asks, map(_json, lines), strict=False))
-        wrong += max(0, len(probe.asks) - len(lines))
+        if done.omitted_bytes:
+            return "the answers are too long"
+        lines = done.output.decode(errors="replace").splitlines()
+        # The driver's own lines, or somebody else has written among them.
+        if done.exit_code or len(lines) != len(probe.asks):
+            return f"the asking program was disturbed: exit status {done.exit_code}, {len(lines)} lines"
+        wrong = sum(not ask.fits(got) for ask, got in zip(probe.asks, map(_json, lines), strict=True))
         return f"{wrong} of {len(probe.asks)} answers are wrong" if wrong else ""
     if done.exit_code != probe.exit_code:
         return f"exit status {done.exit_code}, not {probe.exit_code}"
