@@ -5,7 +5,8 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 
-from sandbox_service.tasks import Environment, HiddenTask, Instance
+from sandbox_service.graders.structure import check
+from sandbox_service.tasks import Environment, HiddenTask, Instance, apply_overlay
 from skillrl.tasks.suites.case import Case
 from skillrl.tasks.suites.refactoring_calls import change_signature
 from skillrl.tasks.suites.refactoring_names import move_symbol, rename_symbol, split_module
@@ -44,7 +45,7 @@ def cases(seed: int) -> list[Case]:
                 environment=_ENVIRONMENT,
                 fail_to_pass=failing,
                 pass_to_pass=passing,
-                expected={name: json.dumps(rule, sort_keys=True) for name, rule in work.rules.items()},
+                expected=_expected(work),
             )
         )
     return made
@@ -71,7 +72,22 @@ def _work(family: str, seed: int) -> tuple[Work, tuple[str, ...], tuple[str, ...
     for attempt in range(_ATTEMPTS):
         try:
             work = FAMILIES[family](draw(random.Random(f"refactoring|{family}|{seed}|{attempt}")))
+            _check_rules(work)
             return work, *split_tests(work)
         except Undrawable as e:
             reason = e
     raise AssertionError(f"no {family} of seed {seed} in {_ATTEMPTS} attempts; the last: {reason}")
+
+
+def _expected(work: Work) -> dict[str, str]:
+    return {name: json.dumps(rule, sort_keys=True) for name, rule in work.rules.items()}
+
+
+def _check_rules(work: Work) -> None:
+    """Raises Undrawable unless every rule holds of the finished tree, and none of the start."""
+    after = {path: text.encode() for path, text in work.files.items() if not is_test(path)}
+    start = apply_overlay(after, work.undo)
+    broken = {rule for rule, why in check(_expected(work), after, start, after).items() if why}
+    held = {rule for rule, why in check(_expected(work), start, start, after).items() if not why}
+    if broken or held != {"plain"}:
+        raise Undrawable(f"finished, {sorted(broken)} do not hold; before, {sorted(held)} do")

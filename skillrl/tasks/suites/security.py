@@ -8,7 +8,7 @@ import ast
 import random
 from collections.abc import Callable, Iterator, Mapping
 
-from sandbox_service.graders.security import MAX_INPUT_BYTES, ORACLE
+from sandbox_service.graders.security import ATTACK, MAX_INPUT_BYTES, ORACLE, PROPER_USE
 from sandbox_service.tasks import Environment, HiddenTask, Instance
 from skillrl.tasks.suites.case import GOLD_SUBMISSION, Case
 from skillrl.tasks.suites.security_access import missing_check, path_traversal
@@ -80,6 +80,8 @@ def wrong(
     if form == REPAIR:
         for name, changed in flaw.wrong_repairs.items():
             yield name, {path: text.encode() for path, text in changed.items()}
+        (path,) = flaw.flawed
+        yield "repair under test alone", {path: _under_test(flaw.files[path], flaw.flawed[path]).encode()}
         return
     path = task.submission_path
     yield "proper use", {path: flaw.benign.encode()}
@@ -123,8 +125,19 @@ def _cases(flaw: Flaw) -> list[Case]:
             submission_path=flaw.submission_path,
             **common,
         ),
-        Case(name=REPAIR, instruction=_REPAIR_INSTRUCTION.format(**words), **common),
+        Case(
+            name=REPAIR,
+            instruction=_REPAIR_INSTRUCTION.format(**words),
+            expected={ORACLE: _oracle(flaw), ATTACK: flaw.gold, PROPER_USE: flaw.benign},
+            **common,
+        ),
     ]
+
+
+def _under_test(sound: str, flawed: str) -> str:
+    """A module that is one thing where pytest runs and another elsewhere."""
+    text = f"SOUND, FLAWED = {sound!r}, {flawed!r}\n"
+    return f"import sys\n\n{text}exec(SOUND if 'pytest' in sys.modules else FLAWED)\n"
 
 
 def _oracle(flaw: Flaw) -> str:

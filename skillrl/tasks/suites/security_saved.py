@@ -188,7 +188,7 @@ def unsafe_deserialisation(rng: random.Random) -> Flaw:
 
     if pickled:
         gold = base64.b64encode(f"cbuiltins\neval\n(Vopen('{place}').read()\ntR.".encode()).decode()
-        benign = base64.b64encode(b"Va text\n.").decode()
+        benign = base64.b64encode(_pickled(f"{given['package']}.{given['module']}", given["Main"])).decode()
     else:
         gold = json.dumps({"type": "linecache:getline", "with": {"filename": place, "lineno": 1}})
         what = f"{given['package']}.{given['module']}:{given['Main']}"
@@ -233,3 +233,13 @@ def unsafe_deserialisation(rng: random.Random) -> Flaw:
         },
         submission_path="exploit.txt",
     )
+
+
+def _pickled(module: str, name: str) -> bytes:
+    """An object of a class that nobody has imported, as pickle's protocol 2 writes it."""
+
+    def text(word: str) -> bytes:
+        return b"X" + len(word).to_bytes(4, "little") + word.encode()
+
+    state = b"}(" + text("title") + text("a") + text("lines") + b"]" + text("b") + b"au"
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b")\x81" + state + b"b."
