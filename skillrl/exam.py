@@ -16,7 +16,7 @@ import json
 import os
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from skillrl.types import Episode, Task
 EPISODES, PLAYED, SCORES = "episodes.jsonl", "played.json", "scores.json"
 # Tasks between two looks at the faults of the service.
 _CHUNK_TASKS = 64
+_SHOWN_REASONS = 10
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     check(config)
     if (workdir / "checkpoints").exists():
         raise setup.ConfigError(f"{workdir} holds a training run; give the evaluation another --workdir")
+    played_under = conditions(config)
     sets = setup.load_suites(config, workdir)
-    same_conditions(workdir / PLAYED, conditions(config))
+    same_conditions(workdir, played_under)
     setup.keep_config(config, workdir)
     tasks = [task for chosen in sets.values() for task in chosen]
     path = workdir / EPISODES
@@ -68,9 +70,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
         groups |= asyncio.run(_play(config, workdir, list(sets), missing, len(tasks)))
     scores = evaluate.task_scores(groups[task.task_id] for task in tasks)
     evaluate.write_scores(workdir / SCORES, scores)
-    summary = _summary(config, workdir, scores)
+    summary = _summary(played_under["player"], config.eval.samples, workdir, scores)
     (workdir / export.SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(evaluate.standing_table(summary["suites"], config.eval.samples))
+    for (reason, detail), count in _ungradable(groups[task.task_id] for task in tasks):
+        print(f"{count} ungradable ({reason}): {detail}")
     print(json.dumps(summary, allow_nan=False))
 
 
@@ -125,36 +129,44 @@ def _endpoint(config: ConfigDict) -> Endpoint:
 
 def conditions(config: ConfigDict) -> dict:
     """What must be the same for episodes to count together, as JSON values."""
+    fields, weights = {}, []
     if config.endpoint.url:
-        player = {name: config.endpoint[name] for name in ("url", "model", "max_reply_tokens", "fields")}
+        player = f"{config.endpoint.model} at {config.endpoint.url}"
+        fields = {name: config.endpoint[name] for name in ("max_reply_tokens", "fields")}
     else:
-        kind, _, name = config.policy.source.partition(":")
-        player = {"policy.source": config.policy.source, "policy.chat": config.policy.chat}
+        kind, name = setup.source_of(config)
+        player = config.policy.source
         if kind == "run":
-            player["step"] = setup.checkpoint_of(name)[1]
-        else:
+            player = "run:{}@{}".format(*setup.checkpoint_of(name))
+        elif kind == "hf":
             files = sorted(Path(name).glob("*.safetensors"))
-            player["weights"] = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+            weights = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
     return {
-        **player,
-        "budgets": dataclasses.asdict(setup.make_budgets(config)),
+        "player": player,
+        "weights": weights,
         "samples": config.eval.samples,
         "temperature": config.eval.temperature,
+        "budgets": dataclasses.asdict(setup.make_budgets(config)),
+        "policy.chat": config.policy.chat,
+        "policy.thinking": config.policy.thinking,
+        "endpoint": fields,
         "seed": config.seed,
         "reward.mode": config.reward.mode,
     }
 
 
-def same_conditions(path: Path, wanted: dict) -> None:
-    if not path.exists():
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        return
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    for name in sorted(kept.keys() | wanted.keys()):
-        if kept.get(name) != wanted.get(name):
-            raise setup.ConfigError(
-                f"{path.parent} was played with {name}={kept.get(name)}, not {wanted.get(name)}; give another --workdir"
-            )
+def same_conditions(workdir: Path, wanted: dict) -> None:
+    """Keeps the conditions. Raises ConfigError where episodes of others were played in this folder."""
+    path = workdir / PLAYED
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if (workdir / EPISODES).exists():
+        for name, value in wanted.items():
+            if kept.get(name) != value:
+                raise setup.ConfigError(
+                    f"the episodes in {workdir} were played with {name}={kept.get(name)}, not {value}; "
+                    "give another --workdir"
+                )
+    path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
 
 def finished_groups(path: Path, tasks: Sequence[Task], samples: int) -> dict[str, list[Episode]]:
@@ -252,16 +264,17 @@ def _usage(agents: Agents) -> dict[str, int]:
     return usage
 
 
-def _summary(config: ConfigDict, workdir: Path, scores: Iterable[evaluate.TaskScore]) -> dict:
+def _summary(player: str, samples: int, workdir: Path, scores: Sequence[evaluate.TaskScore]) -> dict:
     rows = read_metrics(workdir)
-    who = f"{config.endpoint.model} at {config.endpoint.url}" if config.endpoint.url else config.policy.source
     names = sorted({name for row in rows for name in row if name.startswith("endpoint/")})
-    return {
-        "player": who,
-        "samples": config.eval.samples,
-        "suites": evaluate.standing(list(scores)),
-        "endpoint": {name.removeprefix("endpoint/"): int(sum(row.get(name, 0) for row in rows)) for name in names},
-    }
+    usage = {name.removeprefix("endpoint/"): int(sum(row.get(name, 0) for row in rows)) for name in names}
+    return {"player": player, "samples": samples, "suites": evaluate.standing(scores), "endpoint": usage}
+
+
+def _ungradable(groups: Iterable[Sequence[Episode]]) -> list[tuple[tuple[str, str], int]]:
+    """Why there was no reward, the most frequent reasons first."""
+    outcomes = (episode.outcome for group in groups for episode in group)
+    return Counter((o.reason, o.detail) for o in outcomes if not o.graded).most_common(_SHOWN_REASONS)
 
 
 def _progress() -> Progress:

@@ -168,7 +168,7 @@ def max_outage_s(config: ConfigDict) -> float:
 def load_policy(config: ConfigDict) -> Policy:
     """Imports or initialises the policy on the configured mesh."""
     mesh = sharding.make_mesh(config.mesh.to_dict())
-    kind, name = _source(config)
+    kind, name = source_of(config)
     if kind == "run":
         return _load_run(config, name, mesh)
     if kind == "init" and not config.policy.tokenizer:
@@ -219,7 +219,7 @@ def _check_vocabulary(tokenizer_file: Path, chat: ChatFormat, cfg: ModelConfig, 
 
 def model_config(config: ConfigDict) -> ModelConfig:
     """The configured model without its weights; a variant has its own vocabulary here."""
-    kind, name = _source(config)
+    kind, name = source_of(config)
     if kind == "init":
         return variant(name, **_model_fields(config))
     if kind == "run":
@@ -228,7 +228,8 @@ def model_config(config: ConfigDict) -> ModelConfig:
     return dataclasses.replace(families.from_hf_config(read_json(file), str(file)), **_model_fields(config))
 
 
-def _source(config: ConfigDict) -> tuple[str, str]:
+def source_of(config: ConfigDict) -> tuple[str, str]:
+    """The parts of policy.source. Raises ConfigError where it is none, or no such folder."""
     kind, _, name = config.policy.source.partition(":")
     if kind not in ("hf", "run", "init") or not name:
         raise ConfigError(f"policy.source={config.policy.source!r}; write hf:DIR or init:VARIANT, or run:WORKDIR@STEP")

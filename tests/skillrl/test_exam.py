@@ -85,17 +85,21 @@ def test_nothing_was_played_yet(tmp_path):
     [
         ({"eval__samples": 5}, "samples=3, not 5"),
         ({"eval__temperature": 0.0}, "temperature=1.0, not 0.0"),
-        ({"rollout__max_turns": 7}, "budgets="),
-        ({"policy__source": "init:tiny"}, "policy.source="),
-        ({"endpoint__url": "http://localhost/v1", "endpoint__model": "m"}, "fields=None, not "),
+        ({"rollout__max_turns": 7}, "budgets={"),
+        ({"policy__source": "init:tiny"}, "player=hf:assets/base, not init:tiny"),
+        ({"endpoint__url": "http://a/v1", "endpoint__model": "m"}, "player=hf:assets/base, not m at http://a/v1"),
     ],
 )
 def test_episodes_of_other_conditions_are_not_mixed(tmp_path, changed, named):
-    path = tmp_path / "played.json"
-    exam.same_conditions(path, exam.conditions(configured()))
-    exam.same_conditions(path, exam.conditions(configured("suite=security,tiny")))
-    with pytest.raises(ConfigError, match=f"was played with {named}.*; give another --workdir"):
-        exam.same_conditions(path, exam.conditions(configured(**changed)))
+    exam.same_conditions(tmp_path, exam.conditions(configured(eval__samples=1)))
+    # Nothing was played: all may change.
+    exam.same_conditions(tmp_path, exam.conditions(configured()))
+    write_episodes(tmp_path / "episodes.jsonl", [])
+    # More suites are welcome.
+    exam.same_conditions(tmp_path, exam.conditions(configured("suite=security,tiny")))
+    with pytest.raises(ConfigError, match=f"were played with {named}.*; give another --workdir"):
+        exam.same_conditions(tmp_path, exam.conditions(configured(**changed)))
+    exam.same_conditions(tmp_path, exam.conditions(configured()))
 
 
 def test_other_weights_in_the_same_folder_are_other_conditions(tmp_path):
@@ -103,10 +107,11 @@ def test_other_weights_in_the_same_folder_are_other_conditions(tmp_path):
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"1")
     config = configured(policy__source=f"hf:{folder}")
-    exam.same_conditions(tmp_path / "played.json", exam.conditions(config))
+    exam.same_conditions(tmp_path, exam.conditions(config))
+    write_episodes(tmp_path / "episodes.jsonl", [])
     (folder / "model.safetensors").write_bytes(b"22")
-    with pytest.raises(ConfigError, match="played with weights="):
-        exam.same_conditions(tmp_path / "played.json", exam.conditions(config))
+    with pytest.raises(ConfigError, match="were played with weights="):
+        exam.same_conditions(tmp_path, exam.conditions(config))
 
 
 # Bad input.
@@ -117,6 +122,8 @@ ENDPOINT = {"endpoint__url": "http://localhost:8000/v1", "endpoint__model": "m"}
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"policy__source": "run:/none"}, "no checkpoint in /none; give a training run"),
+        ({"policy__source": "hf:/none"}, "no policy at /none; give a Hugging Face folder"),
         ({"eval__suites": ("swe",)}, r"eval.suites has \['swe'\]; known are bug_fixing"),
         ({"eval__samples": 0}, "eval.samples=0; at least 1"),
         ({"endpoint__url": "http://localhost:8000/v1"}, "needs both --config.endpoint.url=URL and"),
@@ -308,7 +315,8 @@ def test_a_policy_plays_the_suite_like_its_checkpoint(program, policy_dir, world
         )
         summary = json.loads(done.stdout.splitlines()[-1])
         played.append({e.episode_id: e.tokens.tolist() for e in read_episodes(workdir / "episodes.jsonl")})
-        assert summary["player"] == source and summary["samples"] == 3
+        assert summary["player"] == source.removesuffix("@3") + "@3" * source.startswith("run:")
+        assert summary["samples"] == 3
         assert summary["suites"]["heldout_families"]["mean"]["ungradable"] == 0
     assert len(played[0]) == 21
     assert played[0] == played[1] == played[2]
