@@ -28,7 +28,9 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # Offline tools that handle the hidden half of task sets; the trainer never imports them.
-OFFLINE = {"world", "build", "validate", "derive", "mutate", "submissions", "readers", "suites"}
+OFFLINE = {
+    *("world", "build", "validate", "derive", "mutate", "submissions", "readers", "suites", "hiding", "joining"),
+}
 
 
 def imports(path: Path) -> set[str]:

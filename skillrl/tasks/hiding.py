@@ -29,7 +29,7 @@ def reaching_tests(files: Mapping[str, bytes], test_roots: Iterable[str], symbol
 
 
 def _tests_reaching(tree: ast.Module, name: str) -> set[str]:
-    uses = {}
+    uses, tests = {}, set()
     for owner, node in _functions(tree):
         names = {
             n.id if isinstance(n, ast.Name) else n.attr
@@ -38,15 +38,23 @@ def _tests_reaching(tree: ast.Module, name: str) -> set[str]:
         }
         # A fixture is used by naming it as a parameter.
         uses[f"{owner}{node.name}"] = names | {a.arg for a in node.args.args}
+        if _is_test(node):
+            tests.add(f"{owner}{node.name}")
     reached, size = {name}, 0
     while len(reached) > size:
         size = len(reached)
         reached |= {q.rsplit("::", 1)[-1] for q, names in uses.items() if names & reached}
-    return {q for q, names in uses.items() if names & reached and _is_test(q)}
+    return {q for q in tests if uses[q] & reached}
 
 
-def _is_test(qualified: str) -> bool:
-    return qualified.rsplit("::", 1)[-1].startswith("test")
+def names_of_tests(data: bytes | str) -> set[str]:
+    """`test_x` and `TestY::test_x` of a test file."""
+    return {f"{owner}{node.name}" for owner, node in _functions(parse(data)) if _is_test(node)}
+
+
+def _is_test(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    # A fixture may be called test_something.
+    return node.name.startswith("test") and not any("fixture" in ast.unparse(d) for d in node.decorator_list)
 
 
 def _functions(tree: ast.Module):
@@ -140,7 +148,7 @@ def _remove_functions(files: Mapping[str, bytes], path: str, names: Collection[s
     for node in tree.body:
         prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
         members = [n for owner, n in _functions(ast.Module([node], [])) if owner == prefix]
-        tests = [n for n in members if n.name.startswith("test")]
+        tests = [n for n in members if _is_test(n)]
         gone = [n for n in tests if prefix + n.name in names]
         kept += len(tests) - len(gone)
         # A class whose tests are all removed goes as a whole, unless others need it or it inherits tests.

@@ -3,16 +3,14 @@
 Pure functions of the full records, hidden half included.
 """
 
-import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sandbox_service.graders.base import Submission
-from sandbox_service.syntax import parse
 from sandbox_service.tasks import Environment, HiddenTask, Instance, apply_overlay, gold_overlay
 from skillrl.tasks.derive import CANDIDATE_PATH, changed_lines
-from skillrl.tasks.hiding import definitions, without_tests
+from skillrl.tasks.hiding import definitions, names_of_tests, without_tests
 from skillrl.tasks.joining import joined
 from skillrl.tasks.suites import KINDS
 from skillrl.tasks.suites.case import GOLD_SUBMISSION
@@ -85,8 +83,8 @@ def removed_tests(task: HiddenTask, instance: Instance, files: Mapping[str, byte
     texts = []
     for path in sorted(task.visible):
         if path in files and task.visible[path] != files[path].decode():
-            left = _test_names(task.visible[path] or "")
-            unknown = _test_names(files[path].decode()) - known.get(path, set())
+            left = names_of_tests(task.visible[path] or "")
+            unknown = names_of_tests(files[path]) - known.get(path, set())
             texts.append(_without(files, path, left | unknown))
     return joined(filter(None, texts))
 
@@ -100,7 +98,7 @@ def failing_tests(instance: Instance, files: Mapping[str, bytes]) -> str:
     if not by_path:
         raise ValueError(f"{instance.instance_id}: its fail-to-pass tests are not found in its files")
     path = max(sorted(by_path), key=lambda p: len(by_path[p]))
-    return _without(files, path, _test_names(files[path].decode()) - by_path[path])
+    return _without(files, path, names_of_tests(files[path]) - by_path[path])
 
 
 def _functions_of(test_id: str, instance: Instance, files: Mapping[str, bytes]) -> list[tuple[str, str]]:
@@ -109,7 +107,7 @@ def _functions_of(test_id: str, instance: Instance, files: Mapping[str, bytes]) 
         return [(path, name) for path, names in definitions(files, [test_id]).items() for name in names]
     words = set(re.findall(r"\w+", test_id))
     sources = [p for p in instance.test_files if p.endswith(".py")]
-    return [(p, n) for p in sources for n in sorted(_test_names(files[p].decode())) if words >= set(n.split("::"))]
+    return [(p, n) for p in sources for n in sorted(names_of_tests(files[p])) if words >= set(n.split("::"))]
 
 
 def leaks(public: Task, task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> list[str]:
@@ -150,18 +148,3 @@ def _without(files: Mapping[str, bytes], path: str, names: set[str]) -> str:
     if not names:
         return files[path].decode()
     return without_tests(files, [f"{path}::{name}" for name in names])[path] or ""
-
-
-def _test_names(text: str) -> set[str]:
-    """`test_x` and `TestY::test_x` of a test file."""
-    names = set()
-    for node in parse(text).body:
-        if isinstance(node, ast.ClassDef):
-            names |= {f"{node.name}::{n.name}" for n in node.body if _is_test_function(n)}
-        elif _is_test_function(node):
-            names.add(node.name)
-    return names
-
-
-def _is_test_function(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test")

@@ -1,6 +1,6 @@
 """Hiding tests: what is removed, what stays byte for byte, and tests that a class inherits."""
 
-from skillrl.tasks.hiding import definitions, reaching_tests, without_tests
+from skillrl.tasks.hiding import definitions, names_of_tests, reaching_tests, without_tests
 
 TESTS = b"""\
 import pytest
@@ -135,3 +135,10 @@ def test_a_package_file_and_an_imported_file_stay():
     files = {"tests/__init__.py": only, "tests/test_a.py": only, "tests/test_b.py": b"from tests.test_a import x\n"}
     hidden = without_tests(files, ["tests/__init__.py::test_a", "tests/test_a.py::test_a"])
     assert hidden == {"tests/__init__.py": "", "tests/test_a.py": ""}
+
+
+def test_a_fixture_is_no_test_whatever_its_name():
+    fixture = "@pytest.fixture(params=[1])\ndef test_url(request):\n    return 1\n"
+    text = f"import pytest\n\n\n{fixture}\n\ndef test_b(test_url):\n    pass\n".encode()
+    assert names_of_tests(text) == {"test_b"}
+    assert without_tests({"test_a.py": text}, ["test_a.py::test_url"]) == {"test_a.py": text.decode()}
