@@ -49,7 +49,7 @@ def base_config() -> ConfigDict:
     c.topology = ""
 
     # A task set's folder. Empty: the world is generated into the workdir from `world`.
-    c.tasks = ConfigDict(dict(path="", kinds=("bug_fixing",)))
+    c.tasks = ConfigDict(dict(source="", kinds=("bug_fixing",)))
     c.world = ConfigDict(dict(seed=0, levels=(0,), train=256, heldout_repositories=24, heldout_families=12))
 
     # Share of admitted groups for each skill; a skill at 0 is not trained.

@@ -1,7 +1,7 @@
 r"""Joint GRPO over the five atomic skills, equal shares (method of arXiv:2604.05013, withdrawn; see README).
 
     python -m skillrl.main --config=configs/joint.py:model=qwen3-8b --config.policy.source=hf:DIR \
-        --config.tasks.path=DIR --config.sandbox.address=HOST:PORT --workdir=...
+        --config.tasks.source=DIR --config.sandbox.address=HOST:PORT --workdir=...
     python -m skillrl.compile --config=configs/joint.py:model=qwen3-8b       # what it needs of its slice, without a TPU
 
 Each model stands with the slice that its programs were compiled for; the README has the table. No run at this scale

@@ -88,8 +88,8 @@ def check(config: ConfigDict) -> None:
 
 def load_tasks(config: ConfigDict, workdir: Path) -> tuple[Path, list[Task]]:
     """The task set's folder and the public half of its tasks; the world is generated on first use."""
-    folder = Path(config.tasks.path) if config.tasks.path else workdir / "tasks"
-    if not config.tasks.path and not (folder / "set.json").exists():
+    folder = Path(config.tasks.source) if config.tasks.source else workdir / "tasks"
+    if not config.tasks.source and not (folder / "set.json").exists():
         _write_world(config.world, folder)
     return folder, read_tasks(folder)
 
@@ -100,8 +100,8 @@ def load_suites(config: ConfigDict, workdir: Path) -> dict[Path, list[Task]]:
     Raises ConfigError where there are none.
     """
     names = set(config.eval.suites)
-    if config.tasks.path:
-        folders = [Path(config.tasks.path)]
+    if config.tasks.source:
+        folders = [Path(config.tasks.source)]
     else:
         generated = [kind for kind in COMPOSITE_KINDS if kind != "bug_fixing" and names & {kind, evaluate.ALL}]
         folders = [workdir / "tasks" / kind for kind in generated]
@@ -118,7 +118,7 @@ def load_suites(config: ConfigDict, workdir: Path) -> dict[Path, list[Task]]:
         held = sorted({f"{t.split} {t.skill}" for tasks in sets.values() for t in tasks})
         raise ConfigError(
             f"no task of {', '.join(sorted(names))} in {', '.join(map(str, folders))}, which has "
-            f"{', '.join(held) or 'no task'}; name another suite, or another set with --config.tasks.path"
+            f"{', '.join(held) or 'no task'}; name another suite, or another set with --config.tasks.source"
         )
     return {folder: tasks for folder, tasks in chosen.items() if tasks}
 

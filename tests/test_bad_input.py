@@ -29,7 +29,7 @@ def contents(folder) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def flags(world_dir, policy_dir):
     """A run that would go, by field."""
-    return {"policy.source": f"hf:{policy_dir}", "tasks.path": str(world_dir), "rollout.max_tokens": "320"}
+    return {"policy.source": f"hf:{policy_dir}", "tasks.source": str(world_dir), "rollout.max_tokens": "320"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def assert_clear(code, stderr, *parts):
 
 
 def test_missing_task_set(program, command, tmp_path):
-    done = program.run(*command(tmp_path / "run", {"tasks.path": tmp_path / "none"}))
+    done = program.run(*command(tmp_path / "run", {"tasks.source": tmp_path / "none"}))
     assert_clear(done.code, done.stderr, f"no task set at {tmp_path / 'none'}", "python -m skillrl.tasks.world")
 
 
@@ -75,7 +75,7 @@ def test_damaged_record(program, command, world_dir, tmp_path, name, number, kin
     lines = (broken / name).read_text().splitlines(keepends=True)
     lines[number - 1] = lines[number - 1][: len(lines[number - 1]) // 2] + "\n"
     (broken / name).write_text("".join(lines))
-    done = program.run(*command(tmp_path / "run", {"tasks.path": broken}))
+    done = program.run(*command(tmp_path / "run", {"tasks.source": broken}))
     assert_clear(done.code, done.stderr, f"{broken / name}:{number}: damaged {kind} record", "rebuild the task set")
 
 

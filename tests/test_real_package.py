@@ -52,7 +52,7 @@ def test_validate_proves_it(program, package_dir):
 
 def test_the_main_command_trains_and_evaluates_on_it(program, package_dir, policy_dir, tmp_path):
     done = program.complete(
-        "skillrl.main", "--config=configs/tiny.py:smoke", f"--workdir={tmp_path}", f"--config.tasks.path={package_dir}",
+        "skillrl.main", "--config=configs/tiny.py:smoke", f"--workdir={tmp_path}", f"--config.tasks.source={package_dir}",
         f"--config.policy.source=hf:{policy_dir}", "--config.eval.suites=('train',)", "--config.skills.review=4",
         "--config.rollout.max_tokens=1024", "--config.packing.row_tokens=1024",
     )  # fmt: skip

@@ -7,7 +7,7 @@ import time
 
 import jax
 import pytest
-from chat_server import Answer, Model, chat_server, replies
+from chat_server import Answer, ChatServer, Model, chat_server, replies
 from episodes import make_episode
 from program import Family
 
@@ -22,7 +22,7 @@ from skillrl.rollout.records import read_episodes, write_episodes
 from skillrl.setup import ConfigError
 from skillrl.tasks.source import read_tasks
 from skillrl.tasks.submissions import gold
-from skillrl.types import SKILLS, Outcome, Task
+from skillrl.types import COMPOSITE_KINDS, SKILLS, Outcome, Task
 
 
 def configured(arg="suite=all,tiny", **values):
@@ -176,17 +176,20 @@ def test_suites_are_generated_once_and_only_those_named(tmp_path):
 # The whole program.
 
 
-@pytest.fixture(scope="module")
-def plans(world_dir):
-    """Each held-out task of the small world, and what a model says to solve it."""
-    tasks, hidden = read_tasks(world_dir), read_task_set(world_dir)
-    made = []
-    for public in tasks:
+def planned(folder):
+    """Each held-out task of a set, and what a model says to solve it."""
+    hidden, made = read_task_set(folder), []
+    for public in read_tasks(folder):
         if public.split != "train":
             record = hidden.task(public.task_id)
             instance = hidden.instance_of(record)
             made.append((public, replies(public, gold(record, instance, hidden.tree_files(instance.tree)))))
     return made
+
+
+@pytest.fixture(scope="module")
+def plans(world_dir):
+    return planned(world_dir)
 
 
 def asking(server, world_dir, **values):
@@ -258,6 +261,20 @@ def test_wrong_answers_score_the_minimum_and_no_answers_are_none(plans, world_di
     assert {row["task_id"]: row["score"] for row in scores} == {task.task_id: 0.0 for task in tasks}
 
 
+@pytest.mark.deep
+@pytest.mark.parametrize("kind", [kind for kind in COMPOSITE_KINDS if kind != "bug_fixing"])
+def test_gold_answers_to_a_generated_suite_score_the_maximum(kind, tmp_path, capsys):
+    values = {"tasks__path": "", "eval__suites": (kind,), "composite__instances": 1, "eval__samples": 1}
+    config = asking(ChatServer("http://localhost/v1"), "", **values)
+    ((folder, tasks),) = setup.load_suites(config, tmp_path).items()
+    with chat_server(Model(planned(folder))) as server:
+        config.endpoint.url = server.url
+        exam.run(config, tmp_path)
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    row = summary["suites"]["heldout_repositories"]["composite"][kind]
+    assert (row["score"], row["n"], row["ungradable"]) == (1.0, len(tasks), 0)
+
+
 @pytest.mark.slow
 @pytest.mark.deep
 def test_kill_9_loses_only_what_was_being_played(program, plans, world_dir, tmp_path):
@@ -273,7 +290,7 @@ def test_kill_9_loses_only_what_was_being_played(program, plans, world_dir, tmp_
     with chat_server(answer) as server:
         flags = (
             "--config=configs/eval.py:suite=heldout_families",
-            f"--config.tasks.path={world_dir}",
+            f"--config.tasks.source={world_dir}",
             f"--config.endpoint.url={server.url}",
             "--config.endpoint.model=model-7",
             "--config.eval.samples=2",
@@ -309,7 +326,7 @@ def test_a_policy_plays_the_suite_like_its_checkpoint(program, policy_dir, world
             "skillrl.main",
             "--config=configs/eval.py:suite=heldout_families,tiny",
             f"--config.policy.source={source}",
-            f"--config.tasks.path={world_dir}",
+            f"--config.tasks.source={world_dir}",
             "--config.rollout.max_tokens=320",
             f"--workdir={workdir}",
         )

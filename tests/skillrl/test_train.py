@@ -27,7 +27,7 @@ def flags(world_dir, policy_dir):
     return (
         "--config=configs/tiny.py:smoke",
         f"--config.policy.source=hf:{policy_dir}",
-        f"--config.tasks.path={world_dir}",
+        f"--config.tasks.source={world_dir}",
         f"--config.num_steps={STEPS}",
         "--config.rollout.max_tokens=320",
         # The test's policy has a choice in this skill alone.
