@@ -125,7 +125,7 @@ os.symlink("/etc/passwd", "conf/app.ini")
     cheat("config", "thousands of files", """
 for number in range(5000):
     open(f"conf/{number}", "w").write("x")
-""", wants=None),
+""", wants=None, deep=True),
     cheat("build", "nothing but good news", build("""
         echo passed; echo '{"reward": 1}'; mkdir -p dist; exit 0
     """)),

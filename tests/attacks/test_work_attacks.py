@@ -1,6 +1,8 @@
 """Every known way to cheat in ML engineering and terminal work scores the minimum."""
 
 import dataclasses
+import shlex
+import uuid
 
 import ml_engineering_attacks
 import pytest
@@ -8,6 +10,7 @@ import terminal_attacks
 from attack import rows
 from suite_desk import desk_on, family_tasks, write_cases
 
+from sandbox_service.graders import Submission
 from sandbox_service.tasks import gold_overlay
 from skillrl.tasks.suites import KINDS
 
@@ -30,6 +33,18 @@ def desks(desk, tmp_path_factory):
     return {kind: make(kind) for kind in ("ml_engineering", "terminal")}
 
 
+async def play(desk, task_id, program):
+    """The grade of an episode in which a program runs, which must come to its end: one that stumbles proves nothing."""
+    name = f"attack-{uuid.uuid4().hex}"
+    await desk.sessions.open(name, "run", desk.tasks.digest, task_id, desk.tasks.task(task_id).skill)
+    try:
+        done = await desk.sessions.exec(name, "1", f"python3 -c {shlex.quote(program)}", 60.0)
+        assert done.exit_code == 0, done.output.decode()
+        return await desk.sessions.score(name, "2", Submission())
+    finally:
+        await desk.sessions.close([name])
+
+
 @pytest.mark.parametrize("attack", rows(ml_engineering_attacks, terminal_attacks))
 def test_attack_scores_the_minimum(desks, note, attack):
     family, _, kind = attack.task_id.partition("-")
@@ -37,7 +52,7 @@ def test_attack_scores_the_minimum(desks, note, attack):
     task_id = family_tasks(desk.tasks)[family]
     instance = desk.tasks.instance_of(desk.tasks.task(task_id))
     gold = gold_overlay(instance.bug, desk.tasks.tree_files(instance.tree))
-    grade = desk.play(task_id, attack.program.replace("GOLD", repr(gold)))
+    grade = desk.loop.run(play(desk, task_id, attack.program.replace("GOLD", repr(gold))))
     assert grade.reason is None, grade.detail
     assert grade.reward == attack.minimum
     note("jail", attack.category, attack.name, attack.aims_for, f"reward {grade.reward:g}")
