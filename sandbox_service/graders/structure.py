@@ -108,8 +108,10 @@ def _signature(program: Program, right: Program, rule: dict) -> None:
     definition = program.definition(path, name)
     arguments = program.function(path, name).args
     shown = [a.arg for a in (*arguments.posonlyargs, *arguments.args)], [a.arg for a in arguments.kwonlyargs]
-    if shown != (positional, keyword_only) or arguments.vararg or arguments.kwarg or definition.decorator_list:
+    if shown != (positional, keyword_only) or arguments.vararg or arguments.kwarg:
         raise Broken(f"{path}: {name} takes {ast.unparse(arguments)}")
+    if definition.decorator_list:
+        raise Broken(f"{path}: {name} is decorated")
     calls = set()
     for place, node in program.nodes():
         if isinstance(node, ast.Call) and called(node) == name:

@@ -1,11 +1,15 @@
 """Rules about the structure of a program, by hand; and the grader on real tests."""
 
+import dataclasses
 import json
 
 import pytest
+from suite_desk import desk_on, write_cases
 
+from sandbox_service.graders import grade
 from sandbox_service.graders.structure import RULES, check
 from sandbox_service.graders.structure_program import MAX_FILE_BYTES, MAX_FILES, Broken
+from skillrl.tasks.suites import refactoring
 
 START = {
     "shop/__init__.py": '"""A shop."""\n\nfrom shop.money import net, tax\nfrom shop.till import bill\n',
@@ -253,3 +257,41 @@ def test_a_task_without_rules_or_with_sources_that_cannot_be_read_is_at_fault():
     with pytest.raises(Broken, match="cannot be parsed"):
         check({"gone": "[]"}, files, files, {"a.py": b"def"})
     assert set(RULES) == {"moved", "gone", "renamed", "signature", "shared", "constant"}
+
+
+@pytest.fixture(scope="module")
+def task(desk, tmp_path_factory):
+    """A desk on one generated task, and its gold submission."""
+    folder = tmp_path_factory.mktemp("refactoring")
+    (case,) = [case for case in refactoring.cases(3) if case.family == "name_constant"]
+    made = desk_on(desk, write_cases(folder / "set", "refactoring", {3: [case]}), folder)
+    (hidden,) = made.tasks.tasks.values()
+    gold = {path: case.files.get(path) for path in case.undo}
+    wrong = dict(refactoring.wrong(hidden, made.tasks.instance_of(hidden), case.files))
+    return made, hidden.task_id, gold, wrong
+
+
+def test_a_grade_needs_behaviour_and_structure(task):
+    desk, task_id, gold, wrong = task
+    result = desk.grade(task_id, gold)
+    assert result.reward == 1.0
+    named = ("behaviour", "structure", "structure_plain", "structure_constant", "confirmed", "f2p_passed")
+    assert all(result.components[name] == 1.0 for name in named)
+    # The number stands nowhere else, and yet it decides.
+    result = desk.grade(task_id, wrong["number as a sum"])
+    assert (result.reward, result.components["behaviour"], result.components["structure"]) == (0.0, 0.0, 1.0)
+    # All tests pass: the number is left where nothing reads it.
+    (path,) = [path for path, data in gold.items() if b" = " in data and b"def " not in data]
+    spare = {"spare.py": b"SPARE" + gold[path][gold[path].index(b" = ") :]}
+    result = desk.grade(task_id, {**gold, **spare})
+    assert (result.reward, result.components["behaviour"], result.components["structure_constant"]) == (0.0, 1.0, 0.0)
+    assert "has the value" in result.detail
+
+
+def test_a_record_without_rules_is_ungradable(task):
+    desk, task_id, gold, _ = task
+    request = desk.request(task_id, gold)
+    for expected in ({}, {"moved": "["}, {"moved": "[{}]"}):
+        instance = dataclasses.replace(request.instance, expected=expected)
+        result = desk.loop.run(grade(dataclasses.replace(request, instance=instance), desk.runner))
+        assert (result.reward, result.reason) == (None, "task"), expected
