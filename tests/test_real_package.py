@@ -36,9 +36,10 @@ def package_dir(program, tmp_path_factory):
     assert done.code == 0, done.stderr
     made = json.loads(done.stdout.splitlines()[-1])
     # The summary: tasks of every skill, and what was left out and why.
-    assert made["instances"] == 2 and made["tasks"] == dict.fromkeys(KINDS, 2) | {"review": 4}
-    assert made["package"]["name"] == "inflection" and made["baseline"]["tests"] > 400
-    assert {"left_out", "mutations", "notes"} <= made.keys()
+    (package,) = made["packages"]
+    assert package["instances"] == 2 and made["tasks"] == dict.fromkeys(KINDS, 2) | {"review": 4}
+    assert package["package"]["name"] == "inflection" and package["baseline"]["tests"] > 400
+    assert {"left_out", "mutations", "notes"} <= package.keys()
     return folder
 
 
@@ -52,9 +53,9 @@ def test_validate_proves_it(program, package_dir):
 
 def test_the_main_command_trains_and_evaluates_on_it(program, package_dir, policy_dir, tmp_path):
     done = program.complete(
-        "skillrl.main", "--config=configs/tiny.py:smoke", f"--workdir={tmp_path}", f"--config.tasks.source={package_dir}",
-        f"--config.policy.source=hf:{policy_dir}", "--config.eval.suites=('train',)", "--config.skills.review=4",
-        "--config.rollout.max_tokens=1024", "--config.packing.row_tokens=1024",
+        "skillrl.main", "--config=configs/tiny.py:smoke", f"--workdir={tmp_path}",
+        f"--config.tasks.source={package_dir}", f"--config.policy.source=hf:{policy_dir}",
+        "--config.eval.suites=('train',)", "--config.skills.review=4", "--config.rollout.max_tokens=1024", "--config.packing.row_tokens=1024",
     )  # fmt: skip
     assert "train" in done.stdout
     trained = [e for step in range(2) for e in read_episodes(tmp_path / "episodes" / f"train-{step:06d}.jsonl")]

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sandbox_service.backends.base import Ended
@@ -54,8 +54,10 @@ class Suite:
         # Of runs that were really made.
         self.runs, self.busy_s = 0, 0.0
 
-    async def run(self, overlay: Overlay | None = None, *, timeout_s: float | None = None) -> TestRun:
-        """The whole suite in a fresh workspace with `overlay` written into it."""
+    async def run(
+        self, overlay: Overlay | None = None, *, timeout_s: float | None = None, paths: Sequence[str] = ()
+    ) -> TestRun:
+        """The whole suite, or the files at `paths` alone, in a fresh workspace with `overlay` written into it."""
         files = {path: None if text is None else text.encode() for path, text in (overlay or {}).items()}
         started = time.monotonic()
         done = await self._runner.run_tests(
@@ -63,7 +65,7 @@ class Suite:
             self._tree,
             (),
             self.environment,
-            test_paths=self.environment.test_roots,
+            test_paths=paths or self.environment.test_roots,
             extra_files=files,
             timeout_s=timeout_s,
         )
@@ -72,14 +74,23 @@ class Suite:
         return done
 
     async def verdict(
-        self, overlay: Overlay, stable: frozenset[str], *, timeout_s: float | None = None, repeat: int = 0
+        self,
+        overlay: Overlay,
+        stable: frozenset[str],
+        *,
+        timeout_s: float | None = None,
+        repeat: int = 0,
+        paths: Sequence[str] = (),
     ) -> Verdict:
-        """What the tests say of a change. The same change is run once for each `repeat`."""
-        key = hashlib.sha256(json.dumps([sorted(overlay.items()), sorted(stable), repeat]).encode()).hexdigest()
+        """What the tests (of all files, or of `paths`) say of a change, run once for each `repeat`."""
+        if paths:
+            stable = frozenset(test_id for test_id in stable if test_id.partition("::")[0] in paths)
+        subject = [sorted(overlay.items()), sorted(stable), repeat]
+        key = hashlib.sha256(json.dumps(subject).encode()).hexdigest()
         async with self._lock.setdefault(key, asyncio.Lock()):
             if kept := self._ledger.get(key):
                 return Verdict(frozenset(kept[0]), frozenset(kept[1]), kept[2])
-            run = await self.run(overlay, timeout_s=timeout_s)
+            run = await self.run(overlay, timeout_s=timeout_s, paths=paths)
             verdict = read_verdict(run, stable, lambda path: is_source(path, self.environment))
             self._ledger.put(key, [sorted(verdict.failing), sorted(verdict.proper), verdict.rejected])
             return verdict

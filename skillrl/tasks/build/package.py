@@ -1,6 +1,7 @@
 """A package -> a proven task set: the steps in order."""
 
 import contextlib
+import functools
 import math
 import tempfile
 import time
@@ -19,6 +20,7 @@ from skillrl.tasks.build.plant import Bug, Planter
 from skillrl.tasks.build.summary import Summary
 from skillrl.tasks.build.tree import BuildError, Package, find_source_files, find_source_roots, find_test_roots
 from skillrl.tasks.derive import UNIT_TESTS_PATH
+from skillrl.tasks.hiding import reaching_tests
 from skillrl.tasks.validate import ProvingGround
 
 
@@ -53,7 +55,8 @@ class Builder:
             # Whole minutes: a loaded host needs them, and the same package gives the same bytes on any host.
             environment = replace(environment, timeout_s=60.0 * math.ceil(8 * baseline.wall_s / 60))
             self._note_baseline(baseline)
-            self._planter = Planter(suite, baseline, self._sources(), self._seed, jobs=self._jobs)
+            tests_of = functools.partial(self._tests_of, baseline, environment)
+            self._planter = Planter(suite, baseline, self._sources(), tests_of, self._seed, jobs=self._jobs)
             progress("recording calls", 0)
             with self._timed("calls"):
                 calls = await observer.calls()
@@ -108,6 +111,12 @@ class Builder:
             return "a text quotes the gold change" if "quotes" in str(e) else str(e)
         self._composer.note(composed)
         return ""
+
+    def _tests_of(self, baseline: Baseline, environment: Environment, symbol: str) -> list[str]:
+        """The files whose tests use the symbol; none where a class of another file runs such a test."""
+        reaching = reaching_tests(self._package.files, environment.test_roots, symbol)
+        paths = {test_id.partition("::")[0] for test_id in reaching}
+        return sorted(paths) if paths <= {i.partition("::")[0] for i in baseline.stable} else []
 
     def _environment(self) -> Environment:
         tests = find_test_roots(self._package.files)

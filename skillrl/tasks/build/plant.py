@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sandbox_service.tasks import Overlay
@@ -82,6 +82,8 @@ class Planter:
     baseline: Baseline
     # Mutable source files: path -> text.
     sources: Mapping[str, str]
+    # Symbol -> the test files that use it, which are enough to kill its mutants; empty for the whole suite.
+    tests_of: Callable[[str], Sequence[str]]
     seed: int = 0
     confirmations: int = 2
     # Mutations that are proven at the same time.
@@ -111,7 +113,7 @@ class Planter:
         both = Bug((*a.mutations, *b.mutations), frozenset(), frozenset(), (a.failing, b.failing))
         if len(both.overlay) < 2:
             return None
-        verdict = await self.suite.verdict(both.overlay, self.baseline.stable, timeout_s=self._limit_s)
+        verdict = await self._verdict(both.overlay)
         noticed = verdict.failing & a.failing and verdict.failing & b.failing
         if reject(verdict, self.baseline.stable) or not noticed or await self._unconfirmed(both.overlay, verdict):
             return None
@@ -148,9 +150,9 @@ class Planter:
         """Mutations of a function, other than those of `besides`, that the suite notices, with the tests that do."""
         path, symbol = function
         proposed = [self._mutation(path, site) for site in spread(self.sources[path], symbol, self.seed)[:MAX_TRIED]]
-        found = []
+        paths, found = self.tests_of(symbol), []
         for batch in _batches([m for m in proposed if m not in besides.mutations], self.jobs):
-            verdicts = await asyncio.gather(*map(self.prove, batch))
+            verdicts = await asyncio.gather(*(self._verdict(m.overlay, paths=paths) for m in batch))
             found += [(m, v.failing) for m, v in zip(batch, verdicts, strict=True) if v.proper]
             if len(found) >= MAX_MUTANTS:
                 break
@@ -173,18 +175,15 @@ class Planter:
 
     async def try_text(self, path: str, text: str) -> Verdict:
         """What the suite says of the correct tree with one file's text replaced."""
-        return await self.suite.verdict({path: text}, self.baseline.stable, timeout_s=self._limit_s)
+        return await self._verdict({path: text})
 
-    @property
-    def _limit_s(self) -> float:
-        return max(30.0, 8 * self.baseline.wall_s)
+    async def _verdict(self, overlay: Overlay, **options) -> Verdict:
+        limit_s = max(30.0, 8 * self.baseline.wall_s)
+        return await self.suite.verdict(overlay, self.baseline.stable, timeout_s=limit_s, **options)
 
     async def _unconfirmed(self, overlay: Overlay, verdict: Verdict) -> str:
-        again = [
-            self.suite.verdict(overlay, self.baseline.stable, timeout_s=self._limit_s, repeat=n + 1)
-            for n in range(self.confirmations)
-        ]
-        return "" if all(v == verdict for v in await asyncio.gather(*again)) else "differs between runs"
+        again = await asyncio.gather(*(self._verdict(overlay, repeat=n + 1) for n in range(self.confirmations)))
+        return "" if all(v == verdict for v in again) else "differs between runs"
 
     def _mutation(self, path: str, site: Site) -> Mutation:
         return Mutation(path, site, apply(self.sources[path], site))
