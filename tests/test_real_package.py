@@ -55,7 +55,8 @@ def test_the_main_command_trains_and_evaluates_on_it(program, package_dir, polic
     done = program.complete(
         "skillrl.main", "--config=configs/tiny.py:smoke", f"--workdir={tmp_path}",
         f"--config.tasks.source={package_dir}", f"--config.policy.source=hf:{policy_dir}",
-        "--config.eval.suites=('train',)", "--config.skills.review=4", "--config.rollout.max_tokens=1024", "--config.packing.row_tokens=1024",
+        "--config.eval.suites=('train',)", "--config.skills.review=4", "--config.rollout.max_tokens=1024",
+        "--config.packing.row_tokens=1024",
     )  # fmt: skip
     assert "train" in done.stdout
     trained = [e for step in range(2) for e in read_episodes(tmp_path / "episodes" / f"train-{step:06d}.jsonl")]

@@ -90,7 +90,7 @@ def undated(summary):
     return {k: v for k, v in summary.items() if k not in ("suite_runs", "times_s", "baseline")}
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_stopped_build_does_not_prove_again(tmp_path):
     folder = repository(tmp_path / "shelf", shelf.FILES)
     manifest = Manifest("shelf", (Entry(repo=str(folder), instances=2),))
@@ -132,7 +132,7 @@ def test_suites_that_cannot_be_relied_on(tmp_path, tests, told):
         build(Manifest("mod", (Entry(repo=str(folder)),)), tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_unreliable_tests_are_dropped_and_counted(tmp_path):
     files = {name: text for name, text in shelf.FILES.items()}
     files |= {"tests/test_network.py": NETWORK, "tests/test_flaky.py": FLAKY}
@@ -144,7 +144,7 @@ def test_unreliable_tests_are_dropped_and_counted(tmp_path):
     assert instance.pass_to_pass and not any("network" in test_id for test_id in instance.pass_to_pass)
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a small file system")
 def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path, program):
     folder = repository(tmp_path / "shelf", shelf.FILES)

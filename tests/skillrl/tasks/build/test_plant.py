@@ -1,11 +1,13 @@
 """Planting: which tests are relied on, which bugs are usable, and two places at once."""
 
+import asyncio
+
 import pytest
 
 from sandbox_service.backends.base import Ended
 from sandbox_service.runner import Place, TestRun
-from skillrl.tasks.build.baseline import Verdict, compare_runs, read_verdict
-from skillrl.tasks.build.plant import MAX_FAILING_SHARE, distance, reject, spread, together
+from skillrl.tasks.build.baseline import Baseline, Verdict, compare_runs, read_verdict
+from skillrl.tasks.build.plant import EVERY_SEVERAL, MAX_FAILING_SHARE, Planter, distance, reject, spread, together
 from skillrl.tasks.build.removal import OPERATOR, removals
 from skillrl.tasks.mutate import apply, sites
 
@@ -113,3 +115,64 @@ def test_a_body_that_is_gone_leaves_signature_and_documentation():
 )
 def test_what_cannot_be_described_is_not_removed(source):
     assert removals(source) == []
+
+
+class Oracle:
+    """A suite of one test for each function of two files: it fails when the function's text is another."""
+
+    def __init__(self, sources, masked=frozenset()):
+        self.sources, self.masked, self.asked = sources, masked, []
+
+    async def verdict(self, overlay, stable, *, timeout_s, repeat=0, paths=()):
+        self.asked.append((frozenset(overlay), repeat, tuple(paths)))
+        failing = set()
+        for path, text in overlay.items():
+            before, after = (t.split("\n\n\n") for t in (self.sources[path], text))
+            failing |= {f"{path}::{i}" for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b}
+        if len(overlay) > 1:
+            failing -= self.masked
+        return Verdict(frozenset(failing), frozenset(failing))
+
+
+def module(count):
+    return "\n\n\n".join(f"def f{i}(x):\n    return x + {i}" for i in range(count)) + "\n"
+
+
+def planted(masked=frozenset(), count=8):
+    sources = {"a.py": module(count), "b.py": module(count)}
+    stable = frozenset(f"{path}::{i}" for path in sources for i in range(count))
+    suite = Oracle(sources, masked)
+    planter = Planter(suite, Baseline(stable, {}, 0.1), sources, lambda symbol: [f"{symbol}.py"], seed=1)
+
+    async def collect():
+        return [bug async for bug in planter.bugs()]
+
+    return asyncio.run(collect()), planter, suite
+
+
+def test_some_bugs_are_in_two_files_and_say_what_each_half_breaks():
+    bugs, planter, suite = planted()
+    several = [bug for bug in bugs if bug.operator == "several_files"]
+    assert several and len(several) <= len(bugs) / (EVERY_SEVERAL - 1)
+    for bug in several:
+        assert set(bug.overlay) == {"a.py", "b.py"} and len(bug.key) == 8
+        assert bug.failing == frozenset().union(*bug.failing_alone) and len(bug.failing) == 2
+        assert bug.passing == planter.baseline.stable - bug.failing
+    assert planter.tally["two kept bugs as one"] == len(several)
+    # Each was confirmed as a whole.
+    assert {repeat for paths, repeat, _ in suite.asked if len(paths) == 2} == {0, 1, 2}
+
+
+def test_halves_that_hide_each_other_stay_apart():
+    every = frozenset(f"{path}::{i}" for path in ("a.py", "b.py") for i in range(8))
+    bugs, planter, _ = planted(masked=every)
+    assert bugs and all(len(bug.mutations) == 1 for bug in bugs)
+    assert planter.tally["two kept bugs as one"] == 0
+
+
+def test_mutants_of_a_function_are_proven_with_its_own_test_files():
+    bugs, planter, suite = planted()
+    suite.asked.clear()
+    mutants = asyncio.run(planter.killed(bugs[0].mutations[0].function, besides=bugs[0]))
+    assert {paths for _, _, paths in suite.asked} == {(f"{bugs[0].mutations[0].site.symbol}.py",)}
+    assert mutants and all(m not in bugs[0].mutations for m, _ in mutants)
