@@ -145,7 +145,7 @@ import os
 os.remove("build.sh")
 os.symlink("/bin/true", "build.sh")
 """),
-    cheat("build", "output without an end", build("yes passed"), wants=None),
+    cheat("build", "output without an end", build("yes passed"), wants=None, deep=True),
     cheat("build", "products that lead outside", build("""
         mkdir -p dist
         for name in book.txt guide.txt all.md SHA256SUMS; do ln -s /etc/passwd dist/$name; done
