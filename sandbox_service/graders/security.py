@@ -89,7 +89,9 @@ async def _holds_untested(request: GradeRequest, runner: Runner) -> bool:
     )
     if not ours.ended_well:
         raise TaskFault(f"{request.instance.instance_id}: proper use fails on the repaired program: {ours.log}")
-    return attacked.ended_well and not attacked.leaked and used.ended_well and used.log == ours.log
+    # The last line: a program may say something while it is imported.
+    same = used.log.splitlines()[-1:] == ours.log.splitlines()[-1:]
+    return attacked.ended_well and not attacked.leaked and used.ended_well and same
 
 
 async def _try(

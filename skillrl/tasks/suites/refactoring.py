@@ -19,6 +19,7 @@ FAMILIES: dict[str, Callable[[Draw], Work]] = {
 }
 _ENVIRONMENT = Environment("", packages=(), source_roots=(".",), test_roots=("tests",), timeout_s=60.0)
 _ATTEMPTS = 100
+_PLAIN = " Write plain imports and definitions: nothing may make or look up names while the program runs."
 _FORGING_CONFTEST = """\
 import pytest
 
@@ -41,7 +42,7 @@ def cases(seed: int) -> list[Case]:
                 files={path: text.encode() for path, text in work.files.items()},
                 undo=work.undo,
                 hide=work.hide,
-                instruction=work.instruction,
+                instruction=work.instruction + _PLAIN,
                 environment=_ENVIRONMENT,
                 fail_to_pass=failing,
                 pass_to_pass=passing,

@@ -107,14 +107,18 @@ def _move(drawn: Draw, family: str, old: str, homes: dict[str, str], gone: bool)
     hide = dict.fromkeys(sorted(hidden))
     finished = {path: after.get(path) for path in undo}
     name, home = next(iter(homes.items()))
-    told = "; ".join(f"{n} to {h}" for n, h in homes.items())
+    told = ", ".join(f"{n} to {h}" for n, h in homes.items())
+    task = (
+        f"Split the module {old} into new modules, {told}; {old} must be gone."
+        if gone
+        else f"Move {name} from {old} to the new module {home}. {old} keeps the rest and must not know {name} any more."
+    )
     back = "".join(f"from {dotted(h)} import {n}\n" for n, h in homes.items())
     kept = after.get(old, '"""Moved."""\n')
     lazy = f"\n\ndef __getattr__(name):\n    import {dotted(home)}\n    return getattr({dotted(home)}, name)\n"
     borrowed = {h: "" for h in homes.values()}
     for n, h in homes.items():
         borrowed[h] += f"from {dotted(old)} import {n}\n"
-    rest = f"{old} must be gone." if gone else f"{old} keeps the rest and must not know {name} any more."
     rules: dict[str, object] = {"moved": [{"name": n, "old": old, "new": h} for n, h in homes.items()]}
     return Work(
         family=family,
@@ -123,9 +127,9 @@ def _move(drawn: Draw, family: str, old: str, homes: dict[str, str], gone: bool)
         undo=undo,
         hide=hide,
         instruction=(
-            f"{'Split the module' if gone else 'Move a part of the module'} {old}: {told}. {rest} What is moved stays "
-            f"as it is. All other modules of {package} must import it from its new place, and "
-            f"`from {package} import ...` must go on to work. Hidden tests import from the new place."
+            f"{task} What is moved stays as it is, without a copy or another name for it. All other modules of "
+            f"{package} must import it from its new place, and `from {package} import ...` must go on to work. Hidden "
+            "tests import from the new place."
         ),
         rules=rules | ({"gone": [old]} if gone else {}),
         wrong={
