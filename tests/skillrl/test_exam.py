@@ -156,7 +156,7 @@ def test_a_training_runs_folder_is_left_alone(tmp_path):
 
 def test_a_suite_without_tasks_says_what_there_is(world_dir, tmp_path):
     with pytest.raises(ConfigError, match="no task of terminal in .* which has heldout_families bug_fixing, .*another"):
-        setup.load_suites(configured("suite=terminal", tasks__path=str(world_dir)), tmp_path)
+        setup.load_suites(configured("suite=terminal", tasks__source=str(world_dir)), tmp_path)
 
 
 def test_suites_are_generated_once_and_only_those_named(tmp_path):
@@ -196,7 +196,7 @@ def asking(server, world_dir, **values):
     return configured(
         "suite=heldout_families",
         **{
-            "tasks__path": str(world_dir),
+            "tasks__source": str(world_dir),
             "endpoint__url": server.url,
             "endpoint__model": "model-7",
             "eval__samples": 2,
@@ -264,7 +264,7 @@ def test_wrong_answers_score_the_minimum_and_no_answers_are_none(plans, world_di
 @pytest.mark.deep
 @pytest.mark.parametrize("kind", [kind for kind in COMPOSITE_KINDS if kind != "bug_fixing"])
 def test_gold_answers_to_a_generated_suite_score_the_maximum(kind, tmp_path, capsys):
-    values = {"tasks__path": "", "eval__suites": (kind,), "composite__instances": 1, "eval__samples": 1}
+    values = {"tasks__source": "", "eval__suites": (kind,), "composite__instances": 1, "eval__samples": 1}
     config = asking(ChatServer("http://localhost/v1"), "", **values)
     ((folder, tasks),) = setup.load_suites(config, tmp_path).items()
     with chat_server(Model(planned(folder))) as server:

@@ -81,7 +81,7 @@ def test_the_world_is_generated_once(tmp_path):
 
 def test_a_missing_task_set_names_the_remedy(tmp_path):
     with pytest.raises(TaskSetError, match="python -m skillrl.tasks.world"):
-        setup.load_tasks(configured(tasks__path=str(tmp_path / "none")), tmp_path)
+        setup.load_tasks(configured(tasks__source=str(tmp_path / "none")), tmp_path)
 
 
 def test_training_draws_weighted_skills_of_the_training_split():
