@@ -1,6 +1,8 @@
 """An input earns its reward by what comes back from two programs; a repair also by what it does where no test runs."""
 
 import dataclasses
+import json
+import re
 
 import pytest
 from suite_desk import desk_on, write_cases
@@ -8,6 +10,7 @@ from suite_desk import desk_on, write_cases
 from sandbox_service.graders import grade
 from sandbox_service.graders.security import ATTACK, GOLD, MAX_INPUT_BYTES, ORACLE, PROPER_USE
 from sandbox_service.tasks import Environment
+from skillrl.tasks.suites import security
 from skillrl.tasks.suites.case import Case
 
 PROGRAM = """\
@@ -135,3 +138,39 @@ def test_a_repair_under_test_alone_is_none(door, elsewhere):
     result = door.grade(task_id(door, "repair"), {"shop/__init__.py": text})
     assert result.components["confirmed"] == 1.0
     assert result.reward == result.components["holds_untested"] == 0.0 and "no test runs" in result.detail
+
+
+OTHER_CHECK = """\
+    place = (pathlib.Path(root) / unquote(name)).resolve()
+    if not place.is_relative_to(pathlib.Path(root).resolve()):
+        raise {refused}(name)
+    return str(place)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder_tasks(desk, tmp_path_factory):
+    """A desk on a generated path traversal without any check, and its case."""
+    folder = tmp_path_factory.mktemp("paths")
+    few = [c for c in security.cases(6) if c.family == "path_traversal"]
+    return desk_on(desk, write_cases(folder / "set", "security", {6: few}), folder), few[0]
+
+
+def test_a_repair_written_differently_is_a_repair(folder_tasks):
+    desk, made = folder_tasks
+    ((path, flawed),) = made.undo.items()
+    refused = re.search(r"import (\w+)\n\n\ndef", flawed)[1]
+    before, head, after = re.split(r'(\n    """Return the place.*\n)', flawed)
+    text = before.replace("import os\n", "import os\nimport pathlib\n") + head + OTHER_CHECK.format(refused=refused)
+    text += "\n\n" + after[after.index("def ") :]
+    result = desk.grade(task_id(desk, "repair"), {path: text})
+    assert result.reward == result.components["holds_untested"] == 1.0, result
+
+
+@pytest.mark.parametrize(("way", "reward"), [("/proc/self/cwd/", 1.0), ("", 0.0), ("/nowhere/../", 0.0)])
+def test_another_way_out_is_an_exploit_too(folder_tasks, way, reward):
+    desk, made = folder_tasks
+    known = json.loads(made.expected[GOLD])["name"]
+    name = way + "/".join(known.split("/")[-2:])
+    request = json.dumps({"action": "read", "name": name})
+    assert desk.grade(task_id(desk, "exploit"), {"exploit.json": request}).reward == reward
