@@ -5,6 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The suite decides what may land, so it plays the same examples each time; look for new ones with
+# `pytest --hypothesis-profile=explore`.
+settings.register_profile("gate", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=2000, deadline=None)
+settings.load_profile("gate")
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
