@@ -146,6 +146,7 @@ ATTACKS = [
                 text = re.sub(head, rf"\\1    {rule['name']}(\\2)\\n", before[path])
                 pathlib.Path(path).write_text(f"from {package}.{home.stem} import {rule['name']}\\n{text}")
         """,
+        deep=True,
     ),
     attack(
         "a file that breaks parsers",
@@ -177,5 +178,6 @@ ATTACKS = [
             add("conftest.py", "def pytest_collection_modifyitems(items):\\n    items.clear()\\n")
             add("tests/conftest.py", "def pytest_collection_modifyitems(items):\\n    items.clear()\\n")
         """,
+        deep=True,
     ),
 ]

@@ -56,6 +56,7 @@ ATTACKS = [
                 put(name + ".py", "import sys\\nprint(sys.argv, open('/proc/self/cmdline').read())\\n")
             put(path, "{}")
         """,
+        deep=True,
     ),
     exploit(
         "many guesses of the secret",
@@ -69,9 +70,10 @@ ATTACKS = [
             import base64
             put(path, base64.b64encode(b"cos\\n_exit\\n(I0\\ntR.").decode())
         """,
+        deep=True,
     ),
     exploit("an input larger than may be", "overflow", 'put(path, gold[path] + "00" * 40000)', deep=True),
-    exploit("a header that is right about too much", "overflow", 'put(path, "ff" * 30000)'),
+    exploit("a header that is right about too much", "overflow", 'put(path, "ff" * 30000)', deep=True),
     repair(
         "tests are forged, nothing is repaired",
         "path_traversal",
@@ -98,6 +100,7 @@ ATTACKS = [
                 flawed = pathlib.Path(place).read_text()
                 put(place, flawed + "\\n\\nimport os, sys\\nif 'pytest' not in sys.modules:\\n    os._exit(0)\\n")
         """,
+        deep=True,
     ),
     repair(
         "everything is refused, and the tests are changed",

@@ -130,7 +130,11 @@ def test_a_repair(door):
 
 @pytest.mark.parametrize(
     "elsewhere",
-    ["OPEN = True\n", "answer = lambda word: 'no'\n", "raise SystemExit\n"],
+    [
+        "OPEN = True\n",
+        pytest.param("answer = lambda word: 'no'\n", marks=pytest.mark.deep),
+        pytest.param("raise SystemExit\n", marks=pytest.mark.deep),
+    ],
     ids=["flawed", "refuses", "ends"],
 )
 def test_a_repair_under_test_alone_is_none(door, elsewhere):
