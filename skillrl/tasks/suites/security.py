@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from sandbox_service.graders.security import ATTACK, MAX_INPUT_BYTES, ORACLE, PROPER_USE
 from sandbox_service.tasks import Environment, HiddenTask, Instance
 from skillrl.tasks.suites.case import GOLD_SUBMISSION, Case
-from skillrl.tasks.suites.security_access import missing_check, path_traversal
+from skillrl.tasks.suites.security_checks import missing_check
 from skillrl.tasks.suites.security_flaw import Flaw
-from skillrl.tasks.suites.security_injection import code_injection, command_injection, sql_injection
+from skillrl.tasks.suites.security_injection import code_injection, command_injection
+from skillrl.tasks.suites.security_paths import path_traversal
 from skillrl.tasks.suites.security_saved import unsafe_deserialisation
 from skillrl.tasks.suites.security_sizes import overflow
+from skillrl.tasks.suites.security_sql import sql_injection
 
 FLAWS: dict[str, Callable[[random.Random], Flaw]] = {
     make.__name__: make

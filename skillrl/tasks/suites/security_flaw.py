@@ -76,3 +76,23 @@ def errors_module(given: Mapping[str, str]) -> dict[str, str]:
     (text,) = fill(given, '"""Errors."""\n\n\nclass $Refused(Exception):\n    """The request is not allowed."""\n')
     package = given["package"]
     return {f"{package}/__init__.py": "", f"{package}/{given['errors']}.py": text}
+
+
+def guarded_repairs(path: str, flawed: str, given: dict[str, str], literal: str, spelling: str) -> dict:
+    """Repairs that refuse everything, one input, and what is spelt in one way."""
+    head, mark, rest = flawed.partition(f"def {given['handle']}(")
+    signature, quotes, body = rest.partition('"""\n')
+    if not body:
+        raise ValueError(f"{path}: no documented function {given['handle']}")
+    _, end, after = body.partition('"""\n') if '"""' in body.partition("\n")[0] else ("", "", "")
+    start = head + mark + signature + quotes + (end and body[: len(body) - len(after)])
+    rest = after if end else body
+
+    def guarded(condition: str) -> dict[str, str]:
+        return {path: f"{start}    if {condition}:\n        raise {given['Refused']}()\n{rest}"}
+
+    return {
+        "refuse everything": guarded("True"),
+        "block one input": guarded(literal),
+        "block one spelling": guarded(spelling),
+    }

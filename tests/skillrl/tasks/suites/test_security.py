@@ -16,10 +16,12 @@ from skillrl.tasks.source import read_tasks
 from skillrl.tasks.submissions import gold, leaks
 from skillrl.tasks.suites import security
 from skillrl.tasks.suites.case import GOLD_SUBMISSION, add
-from skillrl.tasks.suites.security_access import _LEAKY, _OPEN
-from skillrl.tasks.suites.security_injection import _COMMANDS, _FLAWED_SQL, _LOOSE
+from skillrl.tasks.suites.security_checks import _OPEN
+from skillrl.tasks.suites.security_injection import _COMMANDS, _LOOSE
+from skillrl.tasks.suites.security_paths import _LEAKY
 from skillrl.tasks.suites.security_saved import _pickled
 from skillrl.tasks.suites.security_sizes import _KINDS
+from skillrl.tasks.suites.security_sql import _FLAWED_SQL
 
 SEED = 4
 VARIANTS = {
