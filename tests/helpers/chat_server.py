@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -95,7 +96,11 @@ def written(action: ToolCall | Final) -> str:
 def replies(task: Task, handed: Handed) -> list[str]:
     """What a model says, turn by turn, to hand in a submission."""
     turns = [
-        written(ToolCall("bash", (f"rm {path}",)) if data is None else ToolCall("str_replace", ("create", path, text)))
+        written(
+            ToolCall("bash", (f"rm -- {shlex.quote(path)}",))
+            if data is None
+            else ToolCall("str_replace", ("create", path, text))
+        )
         for path, data in handed.changed.items()
         for text in [(data or b"").decode()]
     ]
