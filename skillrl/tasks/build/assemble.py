@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from sandbox_service.errors import SandboxError
 from sandbox_service.tasks import TREES, TaskSetWriter, read_task_set
 from skillrl.tasks.build.manifest import Entry, Manifest, built_from
 from skillrl.tasks.build.package import Builder
@@ -38,7 +39,11 @@ async def build_set(manifest: Manifest, out: Path, *, jobs: int, progress: Progr
 
         async def one(entry: Entry) -> Path:
             async with slots:
-                return await _part(entry, manifest.seed, parts, ground, jobs, progress)
+                try:
+                    return await _part(entry, manifest.seed, parts, ground, jobs, progress)
+                except (BuildError, SandboxError, OSError):
+                    progress(entry, "failed", 0)
+                    raise
 
         done = await asyncio.gather(*map(one, manifest.packages), return_exceptions=True)
     for entry, result in zip(manifest.packages, done, strict=True):

@@ -29,6 +29,8 @@ class Baseline:
     stable: frozenset[str]
     # Why other ids are left out -> how many.
     dropped: Mapping[str, int]
+    # Test files that could not be imported in any run.
+    broken: frozenset[str]
     # The slowest run.
     wall_s: float
 
@@ -76,13 +78,14 @@ class Suite:
     async def verdict(
         self,
         overlay: Overlay,
-        stable: frozenset[str],
+        baseline: Baseline,
         *,
         timeout_s: float | None = None,
         repeat: int = 0,
         paths: Sequence[str] = (),
     ) -> Verdict:
         """What the tests (of all files, or of `paths`) say of a change, run once for each `repeat`."""
+        stable = baseline.stable
         if paths:
             stable = frozenset(test_id for test_id in stable if test_id.partition("::")[0] in paths)
         subject = [sorted(overlay.items()), sorted(stable), repeat]
@@ -91,16 +94,16 @@ class Suite:
             if kept := self._ledger.get(key):
                 return Verdict(frozenset(kept[0]), frozenset(kept[1]), kept[2])
             run = await self.run(overlay, timeout_s=timeout_s, paths=paths)
-            verdict = read_verdict(run, stable, lambda path: is_source(path, self.environment))
+            verdict = read_verdict(run, baseline, stable, lambda path: is_source(path, self.environment))
             self._ledger.put(key, [sorted(verdict.failing), sorted(verdict.proper), verdict.rejected])
             return verdict
 
     async def baseline(self, repeats: int = 3) -> Baseline:
         """Raises BuildError when the suite does not run, or nothing in it passes."""
         if kept := self._ledger.get("baseline"):
-            return Baseline(frozenset(kept[0]), kept[1], kept[2])
+            return Baseline(frozenset(kept[0]), kept[1], frozenset(kept[2]), kept[3])
         found = await self._baseline(repeats)
-        self._ledger.put("baseline", [sorted(found.stable), found.dropped, found.wall_s])
+        self._ledger.put("baseline", [sorted(found.stable), found.dropped, sorted(found.broken), found.wall_s])
         return found
 
     async def _baseline(self, repeats: int) -> Baseline:
@@ -115,7 +118,7 @@ class Suite:
                 f"no test of {', '.join(self.environment.test_roots)} passes; a missing requirement? Name it with "
                 f"--packages=NAME==VERSION. Last output:\n{runs[0].log[-1500:]}"
             )
-        return Baseline(stable, dropped, max(run.wall_s for run in runs))
+        return Baseline(stable, dropped, broken_files([run.results for run in runs]), max(run.wall_s for run in runs))
 
 
 def compare_runs(runs: list[Mapping[str, str]]) -> tuple[frozenset[str], dict[str, int]]:
@@ -134,15 +137,22 @@ def compare_runs(runs: list[Mapping[str, str]]) -> tuple[frozenset[str], dict[st
     return frozenset(stable), dict(dropped)
 
 
-def read_verdict(run: TestRun, stable: frozenset[str], is_source: Callable[[str], bool]) -> Verdict:
-    """Which of the stable tests fail. A test that is absent or does not reach its own code rejects the change."""
+def broken_files(runs: list[Mapping[str, str]]) -> frozenset[str]:
+    """Test files that could not be imported in any run."""
+    return frozenset.intersection(
+        *(frozenset(i for i, s in run.items() if s == "error" and "::" not in i) for run in runs)
+    )
+
+
+def read_verdict(run: TestRun, baseline: Baseline, stable: frozenset[str], is_source: Callable[[str], bool]) -> Verdict:
+    """Which of the tests in `stable` fail. One that is absent or does not reach its own code rejects the change."""
     if run.ended is Ended.TIMEOUT:
         return Verdict(frozenset(), rejected="timeout")
     if not run.reported:
         return Verdict(frozenset(), rejected="no report")
     statuses = {test_id: run.results.get(test_id, "absent") for test_id in stable}
     collected = all(s not in ("absent", "error", "skipped") for s in statuses.values())
-    if not collected or any(s == "error" and i not in stable and "::" not in i for i, s in run.results.items()):
+    if not collected or not broken_files([run.results]) <= baseline.broken:
         return Verdict(frozenset(), rejected="collection error")
     failing = frozenset(i for i, s in statuses.items() if s in BAD_STATUSES)
     proper = frozenset(

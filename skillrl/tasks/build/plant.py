@@ -179,7 +179,7 @@ class Planter:
 
     async def _verdict(self, overlay: Overlay, **options) -> Verdict:
         limit_s = max(30.0, 8 * self.baseline.wall_s)
-        return await self.suite.verdict(overlay, self.baseline.stable, timeout_s=limit_s, **options)
+        return await self.suite.verdict(overlay, self.baseline, timeout_s=limit_s, **options)
 
     async def _unconfirmed(self, overlay: Overlay, verdict: Verdict) -> str:
         again = await asyncio.gather(*(self._verdict(overlay, repeat=n + 1) for n in range(self.confirmations)))

@@ -6,7 +6,7 @@ import pytest
 
 from sandbox_service.backends.base import Ended
 from sandbox_service.runner import Place, TestRun
-from skillrl.tasks.build.baseline import Baseline, Verdict, compare_runs, read_verdict
+from skillrl.tasks.build.baseline import Baseline, Verdict, broken_files, compare_runs, read_verdict
 from skillrl.tasks.build.plant import EVERY_SEVERAL, MAX_FAILING_SHARE, Planter, distance, reject, spread, together
 from skillrl.tasks.build.removal import OPERATOR, removals
 from skillrl.tasks.mutate import apply, sites
@@ -19,6 +19,11 @@ def test_only_tests_that_always_pass_are_relied_on():
     stable, dropped = compare_runs([first, second, third])
     assert stable == {"t::a"}
     assert dropped == {"flaky": 2, "always failed": 1, "id differs between runs": 1}
+
+
+def test_files_that_never_import_are_known():
+    first = {"a.py": "error", "b.py": "error", "c.py::t": "error"}
+    assert broken_files([first, {"a.py": "error", "b.py::t": "passed"}]) == {"a.py"}
 
 
 def run(results, ended=Ended.EXITED, reported=True, kind="AssertionError", path="test_a.py"):
@@ -43,12 +48,14 @@ COLLECTION_ERROR = Verdict(NONE, rejected="collection error")
         (run({"t::a": "passed"}), COLLECTION_ERROR),
         (run({"t::a": "passed", "t::b": "error"}), COLLECTION_ERROR),
         (run({"t::a": "passed", "t::b": "passed", "u": "error"}), COLLECTION_ERROR),
+        (run({"t::a": "passed", "t::b": "passed", "always.py": "error"}), Verdict(NONE)),
         (run({}, ended=Ended.TIMEOUT, reported=False), Verdict(NONE, rejected="timeout")),
         (run({}, reported=False), Verdict(NONE, rejected="no report")),
     ],
 )
 def test_verdicts(test_run, verdict):
-    assert read_verdict(test_run, STABLE, lambda path: path == "shop.py") == verdict
+    baseline = Baseline(STABLE, {}, frozenset({"always.py"}), 0.1)
+    assert read_verdict(test_run, baseline, STABLE, lambda path: path == "shop.py") == verdict
 
 
 def test_usable_bugs():
@@ -123,7 +130,7 @@ class Oracle:
     def __init__(self, sources, masked=frozenset()):
         self.sources, self.masked, self.asked = sources, masked, []
 
-    async def verdict(self, overlay, stable, *, timeout_s, repeat=0, paths=()):
+    async def verdict(self, overlay, baseline, *, timeout_s, repeat=0, paths=()):
         self.asked.append((frozenset(overlay), repeat, tuple(paths)))
         failing = set()
         for path, text in overlay.items():
@@ -142,7 +149,7 @@ def planted(masked=frozenset(), count=8):
     sources = {"a.py": module(count), "b.py": module(count)}
     stable = frozenset(f"{path}::{i}" for path in sources for i in range(count))
     suite = Oracle(sources, masked)
-    planter = Planter(suite, Baseline(stable, {}, 0.1), sources, lambda symbol: [f"{symbol}.py"], seed=1)
+    planter = Planter(suite, Baseline(stable, {}, frozenset(), 0.1), sources, lambda symbol: [f"{symbol}.py"], seed=1)
 
     async def collect():
         return [bug async for bug in planter.bugs()]
