@@ -139,9 +139,8 @@ def compare_runs(runs: list[Mapping[str, str]]) -> tuple[frozenset[str], dict[st
 
 def broken_files(runs: list[Mapping[str, str]]) -> frozenset[str]:
     """Test files that could not be imported in any run."""
-    return frozenset.intersection(
-        *(frozenset(i for i, s in run.items() if s == "error" and "::" not in i) for run in runs)
-    )
+    broken = [{i for i, status in run.items() if status == "error" and "::" not in i} for run in runs]
+    return frozenset(set.intersection(*broken))
 
 
 def read_verdict(run: TestRun, baseline: Baseline, stable: frozenset[str], is_source: Callable[[str], bool]) -> Verdict:
