@@ -96,9 +96,15 @@ def build_jail(host: Host) -> None:
         if not os.path.exists(JAIL + prefix):
             os.makedirs(JAIL + prefix)
             _show(prefix)
+    nothing = f"{JAIL}/.nothing"
+    os.close(os.open(nothing, os.O_CREAT | os.O_EXCL, 0o000))
     for place in host.hidden:
         if os.path.isdir(JAIL + place):
             ns.mount("tmpfs", JAIL + place, "tmpfs", ns.MS_RDONLY | ns.MS_NOSUID | ns.MS_NODEV, "mode=0755,size=4k")
+        elif os.path.isfile(JAIL + place):
+            ns.bind(nothing, JAIL + place)
+            ns.set_read_only(JAIL + place)
+    os.unlink(nothing)
     _fill_etc()
     _fill_dev()
     _fill_python(host.executable)

@@ -209,10 +209,11 @@ def _describe_host(state_dir: Path) -> Host:
 
 
 def _installed_elsewhere(prefixes: Sequence[str]) -> list[str]:
-    """Folders with distributions that are on no search path of ours: a task may have been made of any of them."""
-    bundled = [
-        f"{sysconfig.get_path('stdlib', 'posix_prefix', {'installed_base': p})}/ensurepip/_bundled" for p in prefixes
-    ]
+    """Distributions that are on no search path of ours: a task may have been made of any of them."""
+    libraries = [sysconfig.get_path("stdlib", "posix_prefix", {"installed_base": p}) for p in prefixes]
+    # From 3.12 on Python's own tests bring wheels.
+    bundled = [f"{place}/{name}" for place in libraries for name in ("ensurepip/_bundled", "test/wheeldata")]
+    bundled += [wheel for place in libraries for wheel in glob.glob(f"{place}/test/*.whl")]
     installed = [place for root in ("/usr/lib", "/usr/local/lib") for place in glob.glob(f"{root}/python3*/*-packages")]
     return [*bundled, *installed, *glob.glob("/usr/lib/python3*/ensurepip/_bundled"), *_COLLECTIONS]
 

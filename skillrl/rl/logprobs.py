@@ -31,7 +31,9 @@ def token_logprobs(
     wanted = jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        score = functools.partial(_local_logprobs, temperature=temperature, chunk=chunk, vocab_axes=(), all_axes=())
+        score = functools.partial(
+            _local_logprobs, temperature=temperature, chunk=chunk, vocab_axes=(), row_axes=(), all_axes=()
+        )
     else:
         narrow = sharding.spec("batch", "tokens")
         score = jax.shard_map(
@@ -40,6 +42,7 @@ def token_logprobs(
                 temperature=temperature,
                 chunk=chunk,
                 vocab_axes=sharding.RULES["vocab"],
+                row_axes=(*sharding.RULES["batch"], *sharding.RULES["tokens"]),
                 all_axes=tuple(mesh.axis_names),
             ),
             in_specs=(sharding.spec("batch", "tokens", None), sharding.spec(None, "vocab"), narrow, narrow),
@@ -55,7 +58,7 @@ def token_logprobs(
     return shifted_back(logprobs), shifted_back(entropy)
 
 
-def _local_logprobs(hidden, head, targets, wanted, *, temperature, chunk, vocab_axes, all_axes):
+def _local_logprobs(hidden, head, targets, wanted, *, temperature, chunk, vocab_axes, row_axes, all_axes):
     """Of one device's rows and tokens: log-probability of `targets` at `wanted` positions, and the entropy there."""
     rows, length = targets.shape
     count, size = rows * length, rows * min(chunk, length)
@@ -67,7 +70,7 @@ def _local_logprobs(hidden, head, targets, wanted, *, temperature, chunk, vocab_
         return x.reshape(-1, size, *x.shape[1:])
 
     # The devices wait for the slowest one anyway, and none may leave a sum over the vocabulary's parts to the others.
-    used = jax.lax.pmax(wanted.sum(), all_axes) if all_axes else wanted.sum()
+    used = jax.lax.pmax(wanted.sum(), row_axes) if row_axes else wanted.sum()
     # Copied to the devices outside of the loop: its gradient is then summed over them once, not with every chunk. The
     # chunks' gradients are added up in float32.
     copied = tuple(axis for axis in all_axes if axis not in vocab_axes)

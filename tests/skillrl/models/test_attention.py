@@ -151,5 +151,9 @@ def test_the_triton_kernel_lowers_for_cuda():
     attention = functools.partial(triton_attention, interpret=False)
     program = jax.jit(lambda *inputs: outputs(attention, *inputs))
     unsafe = [export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]  # no promise that it stays stable
-    lowered = export.export(program, platforms=["cuda"], disabled_checks=unsafe)(q, k, v, ids).mlir_module()
+    # From jax 0.12 on the kernel asks which GPU it is for.
+    gpu = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+    mesh = jax.sharding.AbstractMesh((), (), abstract_device=gpu)
+    with jax.sharding.use_abstract_mesh(mesh):
+        lowered = export.export(program, platforms=["cuda"], disabled_checks=unsafe)(q, k, v, ids).mlir_module()
     assert 'name = "mha_forward"' in lowered and 'name = "mha_backward"' in lowered
