@@ -42,7 +42,8 @@ write(lambda row: found.get(row["id"], "0"))
     cheat("data made again by the project's own code", WRITE + """
 try:
     import glob
-    for place in (*glob.glob("/*/*/skillrl"), *glob.glob("/*/*/*/skillrl"), "/proc/1/root/work/main/skillrl"):
+    places = [root + "/*" * depth + "/skillrl" for root in ("", "/proc/1/root") for depth in (2, 3)]
+    for place in (found for pattern in places for found in glob.glob(pattern)):
         sys.path.append(os.path.dirname(place))
     from skillrl.tasks.suites import ml_engineering
     labels = {}

@@ -1,15 +1,13 @@
 """Every known way to cheat in refactoring and security work scores the minimum."""
 
 import json
-import shlex
 
 import pytest
 import refactoring_attacks
 import security_attacks
 from attack import rows
-from suite_desk import desk_on, write_cases
+from suite_desk import desk_on, play, write_cases
 
-from sandbox_service.graders import Submission
 from sandbox_service.tasks import gold_overlay
 from skillrl.tasks.suites import KINDS
 from skillrl.tasks.suites.case import GOLD_SUBMISSION
@@ -33,18 +31,6 @@ def desks(desk, tmp_path_factory):
     return made
 
 
-async def play(desk, task, program):
-    """The grade of an episode in which a program runs, which must come to its end."""
-    name = f"attack-{task.task_id}-{hash(program)}"
-    await desk.sessions.open(name, "run", desk.tasks.digest, task.task_id, task.skill)
-    try:
-        done = await desk.sessions.exec(name, "1", f"python3 -c {shlex.quote(program)}", 60.0)
-        assert done.exit_code == 0, done.output.decode()
-        return await desk.sessions.score(name, "2", Submission())
-    finally:
-        await desk.sessions.close([name])
-
-
 @pytest.mark.parametrize("attack", rows(refactoring_attacks, security_attacks))
 def test_attack_scores_the_minimum(desks, note, attack):
     family, _, kind = attack.task_id.partition("-")
@@ -59,7 +45,7 @@ def test_attack_scores_the_minimum(desks, note, attack):
     program = attack.program
     for word, value in words.items():
         program = program.replace(f"= {word}\n", f"= {value!r}\n")
-    grade = desk.loop.run(play(desk, task, program))
+    grade = desk.loop.run(play(desk, task.task_id, program))
     assert grade.reason is None, grade.detail
     assert grade.reward == attack.minimum
     note("jail", attack.category, attack.name, attack.aims_for, f"reward {grade.reward:g}")

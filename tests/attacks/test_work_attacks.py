@@ -1,16 +1,13 @@
 """Every known way to cheat in ML engineering and terminal work scores the minimum."""
 
 import dataclasses
-import shlex
-import uuid
 
 import ml_engineering_attacks
 import pytest
 import terminal_attacks
 from attack import rows
-from suite_desk import desk_on, family_tasks, write_cases
+from suite_desk import desk_on, family_tasks, play, write_cases
 
-from sandbox_service.graders import Submission
 from sandbox_service.tasks import gold_overlay
 from skillrl.tasks.suites import KINDS
 
@@ -31,18 +28,6 @@ def desks(desk, tmp_path_factory):
         return desk_on(desk, write_cases(folder / "set", kind, {SEED: cases}), folder)
 
     return {kind: make(kind) for kind in ("ml_engineering", "terminal")}
-
-
-async def play(desk, task_id, program):
-    """The grade of an episode in which a program runs, which must come to its end: one that stumbles proves nothing."""
-    name = f"attack-{uuid.uuid4().hex}"
-    await desk.sessions.open(name, "run", desk.tasks.digest, task_id, desk.tasks.task(task_id).skill)
-    try:
-        done = await desk.sessions.exec(name, "1", f"python3 -c {shlex.quote(program)}", 60.0)
-        assert done.exit_code == 0, done.output.decode()
-        return await desk.sessions.score(name, "2", Submission())
-    finally:
-        await desk.sessions.close([name])
 
 
 @pytest.mark.parametrize("attack", rows(ml_engineering_attacks, terminal_attacks))

@@ -1,12 +1,14 @@
 """A grading desk on generated composite work."""
 
 import dataclasses
+import shlex
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from desk import Desk
 
-from sandbox_service.graders import grade
+from sandbox_service.graders import Submission, grade
 from sandbox_service.runner import Runner
 from sandbox_service.sessions import Sessions
 from sandbox_service.tasks import TaskSet, TaskSetWriter, read_task_set
@@ -36,3 +38,15 @@ def desk_on(desk: Desk, tasks: TaskSet, folder: Path) -> Desk:
     sessions = Sessions(desk.backend, trees, [tasks], lambda request: grade(request, runner))
     sessions.accept()
     return dataclasses.replace(desk, runner=runner, tasks=tasks, sessions=sessions)
+
+
+async def play(desk, task_id, program):
+    """The grade of an episode in which a program runs, which must come to its end: one that stumbles proves nothing."""
+    name = f"attack-{uuid.uuid4().hex}"
+    await desk.sessions.open(name, "run", desk.tasks.digest, task_id, desk.tasks.task(task_id).skill)
+    try:
+        done = await desk.sessions.exec(name, "1", f"python3 -c {shlex.quote(program)}", 60.0)
+        assert done.exit_code == 0, done.output.decode()
+        return await desk.sessions.score(name, "2", Submission())
+    finally:
+        await desk.sessions.close([name])

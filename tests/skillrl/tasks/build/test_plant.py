@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from till import SOURCE
 
 from sandbox_service.backends.base import Ended
 from sandbox_service.runner import Place, TestRun
@@ -67,25 +68,6 @@ def test_usable_bugs():
     assert reject(Verdict(NONE), stable) == "survived"
     assert reject(Verdict(stable, stable), stable) == "nothing passes"
     assert reject(Verdict(NONE, rejected="timeout"), stable) == "timeout"
-
-
-SOURCE = '''
-def price(n, *, each: int = 2) -> int:
-    """Total price of n things.
-
-    >>> price(3)
-    6
-    """
-    if n < 1:
-        return 0
-    return n * each
-
-
-class Till:
-    def add(self, amount):
-        self.total += amount
-        return self.total
-'''
 
 
 def test_two_mutations_at_once():

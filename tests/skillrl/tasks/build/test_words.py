@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from till import SOURCE
 
 from skillrl.tasks.build import probe
 from skillrl.tasks.build.issue_text import (
@@ -18,24 +19,6 @@ from skillrl.tasks.build.issue_text import (
     issue,
     symptoms,
 )
-
-SOURCE = '''
-def price(n, *, each: int = 2) -> int:
-    """Total price of n things.
-
-    >>> price(3)
-    6
-    """
-    if n < 1:
-        return 0
-    return n * each
-
-
-class Till:
-    def add(self, amount):
-        self.total += amount
-        return self.total
-'''
 
 
 def test_symptoms_are_observed_differences_shortest_first():
