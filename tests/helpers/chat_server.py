@@ -37,6 +37,12 @@ class Answer:
         return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}).encode()
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    # Python's 5 are fewer than the agents that connect at one moment; the kernel resets the others.
+    request_queue_size = 128
+
+
 @dataclass
 class ChatServer:
     url: str
@@ -74,8 +80,7 @@ def chat_server(answer: Callable[[dict], Answer]) -> Iterator[ChatServer]:
             pass
 
     lock = threading.Lock()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    http = _Listener(("127.0.0.1", 0), Handler)
     server = ChatServer(f"http://127.0.0.1:{http.server_port}/v1")
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -242,6 +242,20 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
         asyncio.run(enter())
 
 
+def test_agents_that_connect_at_one_moment_are_all_answered_at_once():
+    """A listener with Python's queue of five resets some of them."""
+
+    async def ask_together():
+        async with EndpointAgents(Endpoint(server.url, "model-7")) as agents:
+            messages = [{"role": "user", "content": "Hello."}]
+            return await asyncio.gather(*[agents.turn(messages, max_tokens=5) for _ in range(60)]), agents.counts
+
+    with chat_server(scripted(DONE)) as server:
+        answers, counts = asyncio.run(ask_together())
+    assert answers == [("Done.", True)] * 60
+    assert (counts["requests"], counts["failed_tries"], len(server.requests)) == (60, 0, 60)
+
+
 def test_budgets_are_the_same_in_characters():
     tokens = Budgets(max_tokens=512, max_turns=6, wall_s=20.0, max_observation_tokens=128, exec_timeout_s=5.0)
     assert in_characters(tokens) == dataclasses.replace(
