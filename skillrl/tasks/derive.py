@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sandbox_service.tasks import (
@@ -17,8 +17,6 @@ from sandbox_service.tasks import (
 from skillrl.tasks.hiding import reaching_tests, split_lines, without_tests
 from skillrl.types import COMPOSITE_KINDS, SKILLS
 
-UNIT_TESTS_PATH = "tests/test_submission.py"
-REPRODUCTION_PATH = "tests/test_reproduction.py"
 CANDIDATE_PATH = "candidate.diff"
 
 # Lines that say nothing about a fix, whoever writes them.
@@ -66,6 +64,7 @@ def derive(
 
     buggy = {**instance.bug, **without_tests(files, instance.fail_to_pass)}
     issue = {"issue": texts.issue}
+    reproduction_path = submission_path("reproduction", environment.test_roots)
     # Per task: skill, variant, inputs, visible, the rest of the hidden half.
     rows = [
         ("localization", "", issue, buggy, {}),
@@ -74,9 +73,9 @@ def derive(
         (
             "reproduction",
             "",
-            {**issue, "submission_path": REPRODUCTION_PATH},
+            {**issue, "submission_path": reproduction_path},
             buggy,
-            {"submission_path": REPRODUCTION_PATH},
+            {"submission_path": reproduction_path},
         ),
         ("bug_fixing", "", issue, buggy, {}),
     ]
@@ -111,12 +110,20 @@ def derive(
 def _unit_tests(instance, files, texts, environment, target_tests):
     named = reaching_tests(files, environment.test_roots, instance.target_symbol)
     removed = {*named, *target_tests, *instance.fail_to_pass}
+    path = submission_path("unit_tests", environment.test_roots)
     inputs = {
         "target": f"{instance.target_path}::{instance.target_symbol}",
         "contract": texts.contract,
-        "submission_path": UNIT_TESTS_PATH,
+        "submission_path": path,
     }
-    return inputs, without_tests(files, removed), {"submission_path": UNIT_TESTS_PATH}
+    return inputs, without_tests(files, removed), {"submission_path": path}
+
+
+def submission_path(skill: str, test_roots: Sequence[str]) -> str:
+    """Where tests of `unit_tests` and `reproduction` are handed in: among the project's own, whose helpers they use."""
+    folders = [root for root in test_roots if "/" not in root and not root.endswith(".py") and root != "."]
+    folder = "tests" if "tests" in folders or not folders else folders[0]
+    return f"{folder}/test_{'submission' if skill == 'unit_tests' else 'reproduction'}.py"
 
 
 def _reviews(instance, files, issue, buggy):

@@ -210,7 +210,7 @@ class Composer:
         return "\n\nAnd a second report:\n\n".join(reports)
 
     async def _contract(self, path: str, symbol: str) -> str:
-        calls = [c for c in self.calls if c.function == symbol][:20]
+        calls = [c for c in self.calls if c.symbol == symbol][:20]
         examples: list[tuple[Call, Answer]] = []
         if calls:
             examples = list(zip(calls, await self.observer.answers({}, calls), strict=True))

@@ -21,16 +21,33 @@ class Call:
     """A call that a test makes, arguments as literal text."""
 
     module: str
-    function: str
-    positional: tuple[str, ...]
+    # Of a function or class; Class.name of a class method; of a method or property where there is a receiver.
+    name: str
+    # None for a property.
+    positional: tuple[str, ...] | None
     keyword: tuple[tuple[str, str], ...]
     # Ids of the tests that make it.
     tests: frozenset[str] = frozenset()
+    # What gives the object that has the method.
+    receiver: "Call | None" = None
 
     @property
     def expression(self) -> str:
-        arguments = [*self.positional, *(f"{name}={value}" for name, value in self.keyword)]
-        return f"{self.function}({', '.join(arguments)})"
+        name = f"{self.receiver.expression}.{self.name}" if self.receiver else self.name
+        if self.positional is None:
+            return name
+        arguments = [*self.positional, *(f"{key}={value}" for key, value in self.keyword)]
+        return f"{name}({', '.join(arguments)})"
+
+    @property
+    def symbol(self) -> str:
+        """Class.method where the receiver is a new object of the class."""
+        return f"{self.receiver.name}.{self.name}" if self.receiver else self.name
+
+    @property
+    def imported(self) -> str:
+        """The name to import for it."""
+        return (self.receiver or self).name.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class Answer:
     # "returned" (text is the value's repr) or "raised" (text is the exception).
     kind: str
     text: str
-    # Whether the top-level package exports the function.
+    # Whether the top-level package exports what the call begins with.
     exported: bool = False
 
     @property
@@ -81,17 +98,18 @@ def issue(package: str, symbol: str, found: Sequence[Symptom], failing: Iterable
     if not found:
         return _from_test_names(package, failing)
     rng = random.Random(seed)
-    indirect = [s for s in found if s.call.function != symbol]
+    indirect = [s for s in found if s.call.symbol.rpartition(".")[2] != symbol]
     first = (indirect or list(found))[0]
-    others = [s for s in found if s.call.function == first.call.function and s != first][: MAX_EXAMPLES - 1]
+    called, module = first.call.name, first.call.module.split(".")[0]
+    others = [s for s in found if s.call.symbol == first.call.symbol and s != first][: MAX_EXAMPLES - 1]
     calls = "\n".join(f"    {s.call.expression} {s.got.sentence}" for s in (first, *others))
     wanted = " and ".join(s.expected.text for s in (first, *others))
-    origin = f"from {first.call.module.split('.')[0]} import {first.call.function}" if first.got.exported else ""
+    origin = f"from {module} import {first.call.imported}" if first.got.exported else ""
     opening = rng.choice(
         (
-            f"{first.call.function} of {package} gives a wrong result.",
-            f"Unexpected result of {first.call.function} in {package}.",
-            f"I use {package}, and {first.call.function} does not do what it should.",
+            f"{called} of {package} gives a wrong result.",
+            f"Unexpected result of {called} in {package}.",
+            f"I use {package}, and {called} does not do what it should.",
         )
     )
     expected = rng.choice((f"I expected {wanted}.", f"It should be {wanted}.", f"The right answer is {wanted}."))

@@ -24,16 +24,13 @@ class Observer:
         self._task_set, self._tree, self._environment = task_set, tree, environment
 
     async def calls(self) -> list[Call]:
-        """Calls with literal arguments that the tests make to the package's public functions."""
+        """Calls with literal arguments that the tests make to what the package offers."""
         rows = await self._probe({"mode": "record", "tests": self._environment.test_roots}, {}, timeout_s=300)
-        return [
-            Call(module, function, tuple(positional), tuple(sorted(keyword.items())), frozenset(tests))
-            for module, function, positional, keyword, tests in rows
-        ]
+        return [_call(row, tests) for *row, tests in rows]
 
     async def answers(self, overlay: Overlay, calls: Sequence[Call]) -> list[Answer]:
         """What each call comes to on the tree changed by `overlay`."""
-        spec = {"mode": "evaluate", "calls": [[c.module, c.function, c.positional, dict(c.keyword)] for c in calls]}
+        spec = {"mode": "evaluate", "calls": [_row(call) for call in calls]}
         return [Answer(*row) for row in await self._probe(spec, overlay, timeout_s=60 + 2 * len(calls))]
 
     async def _probe(self, spec: dict, overlay: Overlay, *, timeout_s: float) -> list:
@@ -56,3 +53,20 @@ class Observer:
                 raise BuildError(f"the package cannot be observed ({done.ended.value}): {e}\n{tail}") from e
         finally:
             await workspace.close()
+
+
+def _call(row: Sequence, tests: Sequence[str] = ()) -> Call:
+    module, name, positional, keyword, receiver = row
+    return Call(
+        module,
+        name,
+        None if positional is None else tuple(positional),
+        tuple(sorted(keyword.items())),
+        frozenset(tests),
+        _call(receiver) if receiver else None,
+    )
+
+
+def _row(call: Call) -> list:
+    receiver = _row(call.receiver) if call.receiver else None
+    return [call.module, call.name, call.positional, dict(call.keyword), receiver]

@@ -19,7 +19,7 @@ from skillrl.tasks.build.observe import Observer
 from skillrl.tasks.build.plant import Bug, Planter
 from skillrl.tasks.build.summary import Summary
 from skillrl.tasks.build.tree import BuildError, Package, find_source_files, find_source_roots, find_test_roots
-from skillrl.tasks.derive import UNIT_TESTS_PATH
+from skillrl.tasks.derive import submission_path
 from skillrl.tasks.hiding import reaching_tests
 from skillrl.tasks.validate import ProvingGround
 
@@ -123,7 +123,7 @@ class Builder:
         if not tests:
             raise BuildError(f"{self._package.requirement} ships no tests; take another package or another version")
         # Submitted test files lie there, and are tests too.
-        submitted = UNIT_TESTS_PATH.rpartition("/")[0]
+        submitted = submission_path("unit_tests", tests).rpartition("/")[0]
         return Environment(
             environment_id=f"{self._package.origin}:{self._package.requirement}",
             packages=self._entry.packages,

@@ -23,7 +23,7 @@ MAX_PER_FUNCTION = 3
 MAX_TRIED = 24
 # Of the bugs, one in so many is two in different files; of the mutations tried, one in so many removes a whole body.
 EVERY_SEVERAL = 4
-EVERY_REMOVAL = 10
+EVERY_REMOVAL = 5
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Planter:
         whole = [(path, site) for path in sorted(self.sources) for site in removals(self.sources[path])]
         random.Random(self.seed).shuffle(whole)
         for index, site in enumerate(whole):
-            small.insert((index + 1) * EVERY_REMOVAL - 1, site)
+            small.insert(index * EVERY_REMOVAL + EVERY_REMOVAL // 2, site)
         return small
 
     async def killed(self, function: tuple[str, str], besides: Bug) -> list[tuple[Mutation, frozenset[str]]]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from sandbox_service.graders.paths import is_source
 from sandbox_service.syntax import parse
 from sandbox_service.tasks import Environment, Overlay
-from skillrl.tasks.derive import REPRODUCTION_PATH, UNIT_TESTS_PATH
+from skillrl.tasks.derive import submission_path
 from skillrl.tasks.hiding import reaching_tests, without_tests
 from skillrl.tasks.readers.diffs import changed_lines, is_test_path
 from skillrl.tasks.readers.record import Parts, Record, Trees
@@ -40,7 +40,8 @@ def skills_of(record: Record, parts: Parts, environment: Environment, trees: Tre
     found["editing"] = ({"instruction": instruction(record, parts)}, visible, "")
     found["bug_fixing"] = (issue, visible, "")
     is_python = record.language == "python"
-    reproduction = ({**issue, "submission_path": REPRODUCTION_PATH}, visible, REPRODUCTION_PATH)
+    path = submission_path("reproduction", environment.test_roots)
+    reproduction = ({**issue, "submission_path": path}, visible, path)
     found["reproduction"] = reproduction if is_python else "not Python"
     found["unit_tests"] = _unit_tests(record, environment, trees) if is_python else "not Python"
     found["review"] = "no wrong candidate that execution has proven"
@@ -87,8 +88,9 @@ def _unit_tests(record: Record, environment: Environment, trees: Trees | None) -
     except (SyntaxError, ValueError, UnicodeDecodeError):
         return "its tests cannot be hidden"
     removed = {p: None for p in trees.visible if p not in trees.bug and p not in hidden and is_test_path(p)}
-    inputs = {"target": f"{path}::{symbol}", "contract": contract, "submission_path": UNIT_TESTS_PATH}
-    return inputs, {**removed, **hidden}, UNIT_TESTS_PATH
+    submitted = submission_path("unit_tests", environment.test_roots)
+    inputs = {"target": f"{path}::{symbol}", "contract": contract, "submission_path": submitted}
+    return inputs, {**removed, **hidden}, submitted
 
 
 def target_of(trees: Trees) -> tuple[str, str, str] | None:

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from sandbox_service.tasks import TaskSetWriter, apply_overlay
-from skillrl.tasks.derive import changed_lines, derive, unified_diff
+from skillrl.tasks.derive import changed_lines, derive, submission_path, unified_diff
 from skillrl.tasks.source import INPUTS
 from skillrl.tasks.world import generate
 from skillrl.tasks.world.instance import ENVIRONMENT
@@ -46,6 +46,22 @@ def test_one_instance_gives_every_skill_and_a_review_pair(derived):
     assert sorted(t.candidate for t in writer.tasks if t.skill == "review") == [0, 1]
     assert {t.submission_path for t in writer.tasks if t.skill == "unit_tests"} == {"tests/test_submission.py"}
     assert {t.submission_path for t in writer.tasks if t.skill == "reproduction"} == {"tests/test_reproduction.py"}
+
+
+@pytest.mark.parametrize(
+    ("test_roots", "folder"),
+    [
+        (("tests",), "tests"),
+        (("test",), "test"),
+        (("test_a.py", "testing", "tests"), "tests"),
+        (("test_a.py",), "tests"),
+        (("toolz/tests",), "tests"),
+        ((".",), "tests"),
+    ],
+)
+def test_submissions_lie_among_the_projects_own_tests(test_roots, folder):
+    assert submission_path("unit_tests", test_roots) == f"{folder}/test_submission.py"
+    assert submission_path("reproduction", test_roots) == f"{folder}/test_reproduction.py"
 
 
 def test_review_candidates_apply_to_what_the_agent_sees(derived, tmp_path):

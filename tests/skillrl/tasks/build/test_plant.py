@@ -159,6 +159,20 @@ def test_halves_that_hide_each_other_stay_apart():
     assert planter.tally["two kept bugs as one"] == 0
 
 
+def test_some_bugs_are_a_missing_body():
+    described = 'def f(x):\n    """Return x and one.\n\n    Always.\n    """\n    y = x + 1\n    return y\n'
+    sources = {"a.py": "\n\n\n".join(described.replace("def f", f"def f{i}") for i in range(8))}
+    planter = Planter(Oracle(sources), Baseline(frozenset(f"a.py::{i}" for i in range(8)), {}, frozenset(), 0.1),
+        sources, lambda symbol: [], seed=1)  # fmt: skip
+
+    async def first(count):
+        bugs = planter.bugs()
+        return [await anext(bugs) for _ in range(count)]
+
+    operators = [bug.operator for bug in asyncio.run(first(8))]
+    assert operators.count(OPERATOR) == 2 and operators.index(OPERATOR) == 2
+
+
 def test_mutants_of_a_function_are_proven_with_its_own_test_files():
     bugs, planter, suite = planted()
     suite.asked.clear()

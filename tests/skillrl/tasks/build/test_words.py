@@ -1,13 +1,8 @@
 """What an issue, an instruction and a contract say, and the calls that they quote."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 from till import SOURCE
 
-from skillrl.tasks.build import probe
 from skillrl.tasks.build.issue_text import (
     Answer,
     Call,
@@ -43,6 +38,20 @@ def test_an_issue_gives_call_result_and_expectation_and_prefers_another_function
     assert "price(3, each=2) gives 5" in direct and "6" in direct
 
 
+def test_an_issue_quotes_methods_with_the_call_that_gives_their_object():
+    version = Call("semver.version", "Version", ("1", "2"), ())
+    calls = [
+        Call("semver.version", "bump", (), (("part", "'minor'"),), receiver=version),
+        Call("semver.version", "is_final", None, (), receiver=version),
+    ]
+    correct, buggy = [[Answer("returned", text, True)] * 2 for text in ("True", "False")]
+    found = symptoms(calls, correct, buggy)
+    assert [s.call.symbol for s in found] == ["Version.is_final", "Version.bump"]
+    text = issue("semver", "is_final", found, ["t::a"], 0)
+    assert "from semver import Version\n    Version(1, 2).bump(part='minor') gives False" in text
+    assert "is_final" not in text
+
+
 def test_an_issue_without_a_call_names_the_broken_behaviour():
     text = issue("shop", "add", [], ["tests/test_a.py::TestTill::test_addKeeps_order[1]", "t.py::test_add_twice"], 0)
     assert "- add keeps order" in text and "- add twice" in text and "test_" not in text
@@ -67,31 +76,3 @@ def test_finding_functions():
     with pytest.raises(KeyError):
         find(guarded, "A.g")
     assert first_sentence("Give it. Take it.\n\nMore.") == "Give it." and first_sentence("") == ""
-
-
-def test_the_probe_records_calls_and_makes_them_again(tmp_path):
-    """The script itself, on a package of our own, in a process of its own."""
-    (tmp_path / "shop.py").write_text(
-        "def price(n, *rest, each=2):\n    return _p(n) * each + sum(rest)\n\n\ndef _p(n):\n    return n\n\n\n"
-        "def odd(x):\n    return x\n\n\ndef slow():\n    while True:\n        pass\n"
-    )
-    (tmp_path / "test_shop.py").write_text(
-        "import shop\n\n\ndef test_a():\n    assert shop.price(3) == 6\n    shop.price(1, 2, each=3)\n\n\n"
-        "def test_b():\n    shop.price(3)\n    shop.odd(object())\n"
-    )
-
-    def probed(**spec):
-        spec_file, out = tmp_path / "spec.json", tmp_path / "out.json"
-        spec_file.write_text(json.dumps({"root": str(tmp_path), "source_roots": ["."], **spec}))
-        subprocess.run([sys.executable, probe.__file__, spec_file, out], check=True, capture_output=True, cwd=tmp_path)
-        return json.loads(out.read_text())
-
-    assert probed(mode="record", tests=["test_shop.py"]) == [
-        ["shop", "price", ["3"], {"each": "2"}, ["test_shop.py::test_a", "test_shop.py::test_b"]],
-        ["shop", "price", ["1", "2"], {"each": "3"}, ["test_shop.py::test_a"]],
-    ]
-    calls = [["shop", "price", ["3"], {}], ["shop", "price", ["'a'"], {"each": "[]"}], ["shop", "slow", [], {}]]
-    answers = probed(mode="evaluate", calls=calls)
-    assert answers[0] == ["returned", "6", True]
-    assert answers[1][0] == "raised" and answers[1][1].startswith("TypeError: ")
-    assert answers[2] == ["raised", "no result after 2 seconds", True]
