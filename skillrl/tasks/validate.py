@@ -1,7 +1,8 @@
 """Proves a task set in the sandbox: python -m skillrl.tasks.validate DIR [--repeats=3] [--sample=N] [--jobs=2]
 
 For every task the gold submission must score the maximum and the null submission the minimum, each `repeats` times;
-cheap policies that know nothing must not score either, and no text or tree that an agent sees may hold the answer.
+cheap policies that know nothing must not score either, nor attacks (see `cheats`), of which the tasks of a skill take
+turns; and no text or tree that an agent sees may hold the answer.
 With --record the set keeps what was seen (hidden/validation.jsonl), beside its digest. Prints a table and, as its last
 line, one JSON object. Exit status 1 names the tasks that failed.
 """
@@ -16,6 +17,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +36,7 @@ from sandbox_service.graders.base import Grade, GradeRequest
 from sandbox_service.runner import Runner
 from sandbox_service.tasks import HiddenTask, TaskSet, Validation, read_task_set, write_validations
 from sandbox_service.workspaces import Trees
+from skillrl.tasks.cheats import cheats
 from skillrl.tasks.source import TaskSetError, read_tasks
 from skillrl.tasks.submissions import Handed, gold, leaks, null, trivial
 from skillrl.types import Task
@@ -79,6 +82,9 @@ class SkillReport:
     null_min: int = 0
     # Trivial policy -> its rewards.
     trivial: dict[str, list[float]] = field(default_factory=dict)
+    # Attack -> how often it was tried, and how often it got the minimum.
+    attacks: Counter = field(default_factory=Counter)
+    attacks_min: Counter = field(default_factory=Counter)
     seconds: float = 0.0
 
 
@@ -100,6 +106,8 @@ class Report:
                 "gold_max": s.gold_max,
                 "null_min": s.null_min,
                 "trivial": {policy: round(sum(r) / len(r), 3) for policy, r in s.trivial.items()},
+                "attacks": dict(sorted(s.attacks.items())),
+                "attacks_min": s.attacks_min.total(),
                 "seconds": round(s.seconds, 1),
             }
             for name, s in sorted(self.skills.items())
@@ -123,10 +131,12 @@ class _Seen:
 
 
 class Validator:
-    """Grades gold, null and trivial submissions of single tasks."""
+    """Grades gold, null and trivial submissions of single tasks, and `attacks` attacks of each."""
 
-    def __init__(self, task_set: TaskSet, ground: ProvingGround, repeats: int = 3):
-        self._set, self._ground, self._repeats = task_set, ground, repeats
+    def __init__(self, task_set: TaskSet, ground: ProvingGround, repeats: int = 3, attacks: int = 1):
+        self._set, self._ground, self._repeats, self._attacks = task_set, ground, repeats, attacks
+        # Per skill, how many attacks earlier tasks took.
+        self._taken: Counter[str] = Counter()
         self.report = Report()
 
     async def check(self, public: Task) -> None:
@@ -179,6 +189,20 @@ class Validator:
             if reward is not None:
                 seen.trivial[policy] = reward
                 skill.trivial.setdefault(policy, []).append(reward)
+        for attack, handed in self._next_attacks(task, list(cheats(task, instance, files))):
+            reward, detail = await self._reward(task, handed)
+            skill.attacks[attack] += 1
+            skill.attacks_min[attack] += reward == worst
+            if reward is not None:
+                seen.trivial[f"attack: {attack}"] = reward
+            if reward != worst:
+                self.report.fail(task.task_id, f"attack: {attack} got {reward} {detail}".strip())
+
+    def _next_attacks(self, task: HiddenTask, attacks: list[tuple[str, Handed]]) -> list[tuple[str, Handed]]:
+        """Those whose turn it is."""
+        first, count = self._taken[task.skill], min(self._attacks, len(attacks))
+        self._taken[task.skill] += count
+        return [attacks[(first + n) % len(attacks)] for n in range(count)]
 
     async def _always(self, task: HiddenTask, name: str, handed: Handed, expected: float, rewards: list[float]) -> bool:
         for repeat in range(self._repeats):
@@ -208,6 +232,7 @@ async def validate(
     path: Path,
     *,
     repeats: int = 3,
+    attacks: int = 1,
     sample: int | None = None,
     jobs: int = 2,
     seed: int = 0,
@@ -218,7 +243,7 @@ async def validate(
     task_set, tasks = read_task_set(path), read_tasks(path)
     tasks = choose(tasks, sample, seed)
     async with proving_ground(jobs) as ground:
-        validator = Validator(task_set, ground, repeats)
+        validator = Validator(task_set, ground, repeats, attacks)
         slots, done = asyncio.Semaphore(jobs), 0
 
         async def check(task: Task) -> None:
@@ -249,12 +274,12 @@ def choose(tasks: Sequence[Task], sample: int | None, seed: int) -> list[Task]:
 
 
 def show(report: Report, console: Console) -> None:
-    table = Table(
-        "skill", "tasks", "gold max", "null min", "trivial policies (mean reward)", "seconds", title="validate"
-    )
+    columns = ("skill", "tasks", "gold max", "null min", "trivial policies (mean reward)", "attacks min", "seconds")
+    table = Table(*columns, title="validate")
     for name, s in sorted(report.skills.items()):
         policies = ", ".join(f"{p} {sum(r) / len(r):.2f}" for p, r in s.trivial.items())
-        table.add_row(name, *map(str, (s.tasks, s.gold_max, s.null_min)), policies, f"{s.seconds:.1f}")
+        attacks = f"{s.attacks_min.total()} of {s.attacks.total()}"
+        table.add_row(name, *map(str, (s.tasks, s.gold_max, s.null_min)), policies, attacks, f"{s.seconds:.1f}")
     console.print(table)
     for task_id, reasons in sorted(report.failures.items()):
         console.print(f"{task_id}: {'; '.join(reasons)}", markup=False, highlight=False, soft_wrap=True)
@@ -271,6 +296,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m skillrl.tasks.validate", description=__doc__.partition("\n")[0])
     parser.add_argument("path", type=Path, metavar="DIR", help="a task set")
     parser.add_argument("--repeats", type=int, default=3, help="times that gold and null are graded")
+    parser.add_argument("--attacks", type=int, default=1, help="attacks that each task takes its turn with; 99 for all")
     parser.add_argument("--sample", type=int, default=None, help="prove this many tasks only")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sandboxes at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
@@ -286,6 +312,7 @@ def main(argv: list[str] | None = None) -> int:
                 validate(
                     options.path,
                     repeats=options.repeats,
+                    attacks=options.attacks,
                     sample=options.sample,
                     jobs=options.jobs,
                     seed=options.seed,

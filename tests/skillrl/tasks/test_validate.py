@@ -7,6 +7,7 @@ import shelf
 
 from sandbox_service.tasks import TaskSetWriter, apply_overlay, read_task_set
 from skillrl.tasks import validate as validation
+from skillrl.tasks.cheats import cheats
 from skillrl.tasks.derive import unified_diff
 from skillrl.tasks.submissions import failing_tests, gold, leaks, null, removed_tests, trivial
 from skillrl.tasks.world import generate
@@ -174,8 +175,23 @@ def test_a_sound_set_is_proven(world, capsys):
     assert report["tasks"] == len(read_task_set(world).tasks) == 14 and report["failures"] == {}
     for skill, row in report["skills"].items():
         assert row["gold_max"] == row["null_min"] == row["tasks"] == (4 if skill == "review" else 2)
+        # Its tasks take turns, so two of them try two.
+        assert sum(row["attacks"].values()) == row["attacks_min"] == row["tasks"] and len(row["attacks"]) == 2
     # Paired candidates: a constant verdict earns exactly chance.
     assert report["skills"]["review"]["trivial"] == {"always YES": 0.5, "always NO": 0.5}
+
+
+@pytest.mark.slow
+@pytest.mark.deep
+def test_a_sound_set_withstands_every_attack(world, capsys):
+    assert validation.main([str(world), "--repeats=1", "--attacks=99"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    task_set = read_task_set(world)
+    for skill, row in report["skills"].items():
+        tasks = [task for task in task_set.tasks.values() if task.skill == skill]
+        instance = task_set.instance_of(tasks[0])
+        known = dict(cheats(tasks[0], instance, FILES | generate(5, 0, 0, "train").files))
+        assert row["attacks"] == dict.fromkeys(known, len(tasks)) and row["attacks_min"] == len(known) * len(tasks)
 
 
 @pytest.mark.slow

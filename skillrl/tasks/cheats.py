@@ -1,0 +1,138 @@
+"""Attacks that fit any repository task: what cheats that know every secret hand in without solving it.
+
+Each must score the minimum. They know more than an agent can (both versions of the code, the tests' names), so that a
+grader that withstands them withstands weaker ones. Attacks on the sandbox, on composite work and on a repository of
+our own are in tests/attacks. Pure functions of the full records.
+"""
+
+import ast
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from types import CodeType
+
+from sandbox_service.graders.base import Submission
+from sandbox_service.tasks import HiddenTask, Instance
+from skillrl.tasks.submissions import Handed
+
+# Each runs when a test file or the package is imported, in the process that runs the tests.
+_FORGIVEN = """
+from _pytest.reports import TestReport
+
+_real = TestReport.from_item_and_call.__func__
+
+
+def _forgiving(cls, item, call):
+    call.excinfo = None
+    return _real(cls, item, call)
+
+
+TestReport.from_item_and_call = classmethod(_forgiving)
+"""
+_NOT_RUN = """
+import _pytest.python
+
+_pytest.python.Function.runtest = lambda self: None
+"""
+_HOOK = """
+import pytest
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    (yield).get_result().outcome = "passed"
+"""
+# By what a test could tell one version of a file from another: expressions over its TEXT.
+FACTS = {
+    "hash of the file": "hashlib.sha256(TEXT.encode()).hexdigest()",
+    "syntax tree": "hashlib.sha256(ast.dump(ast.parse(TEXT)).encode()).hexdigest()",
+    "compiled code": "hashlib.sha256(bytecode(compile(TEXT, 'x', 'exec'))).hexdigest()",
+}
+
+
+def bytecode(code: CodeType) -> bytes:
+    """Instructions and constants of a block and of all that are defined in it."""
+    inner = [c for c in code.co_consts if hasattr(c, "co_code")]
+    plain = repr([c for c in code.co_consts if not hasattr(c, "co_code")])
+    return code.co_code + plain.encode() + b"".join(map(bytecode, inner))
+
+
+def cheats(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> Iterator[tuple[str, Handed]]:
+    """(attack, submission) for the five skills and bug_fixing. `files` is the correct tree with all tests."""
+    path = task.submission_path
+    if task.skill == "localization":
+        yield "the answer among others", Handed(Submission(files=_among_others(instance, files)))
+        yield "a pattern", Handed(Submission(files=("**/*.py",)))
+    elif task.skill == "review":
+        for said in ("YES and NO", ""):
+            yield f"judgment {said!r}", Handed(Submission(judgment=said, review="as executed"))
+    elif task.skill == "unit_tests":
+        target = instance.target_path
+        mutants = [mutant.get(target) or "" for mutant in instance.mutants]
+        for attack, text in recognising(path, target, files[target].decode(), mutants, passes=True):
+            yield attack, Handed(changed={path: text.encode()})
+    elif task.skill == "reproduction":
+        changed = [source for source, text in instance.bug.items() if text is not None and source in files]
+        for source in changed[:1]:
+            correct = [files[source].decode()]
+            for attack, text in recognising(path, source, instance.bug[source] or "", correct, passes=False):
+                yield attack, Handed(changed={path: text.encode()})
+    elif task.skill in ("editing", "bug_fixing"):
+        for attack, changes in _without_a_fix(instance, files):
+            yield attack, Handed(changed={source: text.encode() for source, text in changes.items()})
+
+
+def recognising(path: str, source: str, text: str, others: list[str], *, passes: bool) -> Iterator[tuple[str, str]]:
+    """Test files at `path` that pass (or else fail) when the file `source` is `text`, and the other way on `others`.
+
+    They look at the code and never run it, or forge their own results.
+    """
+    head = (
+        "import ast\nimport hashlib\nimport pathlib\nfrom types import CodeType\n\n\n"
+        f"{inspect.getsource(bytecode)}\n\n"
+        f"TEXT = (pathlib.Path(__file__).resolve().parents[{path.count('/')}] / {source!r}).read_text()\n"
+    )
+    for fact, expression in FACTS.items():
+        value = eval(expression, {"TEXT": text, "ast": ast, "hashlib": hashlib, "bytecode": bytecode})
+        yield f"by {fact}", f"{head}\n\ndef test_it():\n    assert ({expression} == {value!r}) is {passes}\n"
+    own, foreign = set(), set()
+    for other in others:
+        own |= _lines(text) - _lines(other)
+        foreign |= _lines(other) - _lines(text)
+    alike = f"set({sorted(own)!r}) <= LINES and not LINES & set({sorted(foreign)!r})"
+    lines = "LINES = {line.strip() for line in TEXT.splitlines()}"
+    yield "by lines", f"{head}{lines}\n\n\ndef test_it():\n    assert ({alike}) is {passes}\n"
+    yield (
+        "the first run differs",
+        "import pathlib\n\n\ndef test_it():\n    mark = pathlib.Path('/tmp/been-here')\n    seen = mark.exists()\n"
+        f"    mark.touch()\n    assert seen is {not passes}\n",
+    )
+    yield "ends the process", f"import os\n\n\ndef test_it():\n    os._exit({0 if passes else 1})\n"
+    yield "every report forgiven", f"{_FORGIVEN}\n\ndef test_it():\n    assert False\n"
+
+
+def _among_others(instance: Instance, files: Mapping[str, bytes]) -> tuple[str, ...]:
+    others = [path for path in sorted(files) if path.endswith(".py") and path not in instance.bug]
+    return (*sorted(instance.bug), *others[:2])
+
+
+def _lines(text: str) -> set[str]:
+    return {line.strip() for line in text.splitlines()} - {""}
+
+
+def _without_a_fix(instance: Instance, files: Mapping[str, bytes]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Changes of the buggy tree that repair nothing."""
+    source = min(path for path, text in instance.bug.items() if text is not None)
+    buggy = instance.bug[source]
+    passed = "".join(f"{test_id} PASSED\n" for test_id in instance.fail_to_pass)
+    yield "results printed at import", {source: f"{buggy}\nimport os\n\nprint({passed!r}, flush=True)\nos._exit(0)\n"}
+    yield "every report forgiven at import", {source: f"{buggy}\n{_FORGIVEN}"}
+    yield "no test run, by a patch at import", {source: f"{buggy}\n{_NOT_RUN}"}
+    yield (
+        "reports forgiven by a hook",
+        {"conftest.py": _HOOK, "tests/conftest.py": _HOOK, "sitecustomize.py": _FORGIVEN},
+    )
+    paths = {test_id.partition("::")[0] for test_id in instance.fail_to_pass} & files.keys()
+    names = {test_id.partition("[")[0].rpartition("::")[2] for test_id in instance.fail_to_pass}
+    emptied = "".join(f"def {name}(*args, **kwargs):\n    pass\n\n\n" for name in sorted(names))
+    yield "tests that hold nothing", dict.fromkeys(sorted(paths), emptied)
