@@ -17,7 +17,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from sandbox_service.backends.base import WORKSPACE, Backend, Ended, HarnessResult, Workspace
@@ -140,10 +140,19 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def workspace(
-        self, task_set: TaskSet, tree: str, overlays: Sequence[Overlay], environment: Environment
+        self,
+        task_set: TaskSet,
+        tree: str,
+        overlays: Sequence[Overlay],
+        environment: Environment,
+        *,
+        packages: Path | None = None,
     ) -> AsyncIterator[Workspace]:
-        """A fresh workspace over `tree` changed by `overlays`; counts as a run while it is open."""
-        packages = await self._trees.packages_dir(environment.packages)
+        """A fresh workspace over `tree` changed by `overlays`; counts as a run while it is open.
+
+        `packages` stands in for the environment's.
+        """
+        packages = packages or await self._trees.packages_dir(environment.packages)
         async with self._slots:
             base = await self._trees.materialise(task_set, tree, *overlays)
             workspace = await self._backend.open_workspace(base, packages=packages)
@@ -151,6 +160,10 @@ class Runner:
                 yield workspace
             finally:
                 await workspace.close()
+
+    def folder_for_one(self) -> contextlib.AbstractContextManager[Path]:
+        """An empty folder that may be the `packages` of one workspace; gone at the end."""
+        return self._trees.folder_for_one()
 
     async def _run(self, task_set, tree, overlays, environment, test_paths, test_ids, extra_files, limit_s) -> TestRun:
         nonce = secrets.token_hex(16)

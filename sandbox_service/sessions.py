@@ -21,6 +21,7 @@ from sandbox_service.backends.base import Backend, Ended, ExecResult, Workspace
 from sandbox_service.calls import Calls, fingerprint, join, retrieve
 from sandbox_service.errors import BadRequest, Draining, IdReused, NotFound, Overloaded, SandboxError, TaskSetError
 from sandbox_service.execs import Execs
+from sandbox_service.graders import state
 from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFault
 from sandbox_service.journal import Entry, Journal, take_dead
 from sandbox_service.leases import Leases, Session
@@ -271,6 +272,11 @@ class Sessions:
                 base = await self._trees.materialise(session.task_set, instance.tree, session.task.visible)
                 packages = await self._trees.packages_dir(environment.packages)
                 workspace = await self._backend.open_workspace(base, packages=packages, run_id=session.run_id)
+                try:
+                    await state.fill(workspace, environment)
+                except BaseException:
+                    await asyncio.shield(workspace.close())
+                    raise
         except BaseException:
             self._leases.forget(session)
             self._journal_closed(session)
@@ -285,19 +291,25 @@ class Sessions:
         try:
             workspace = await self._workspace(session)
             note = ""
-            try:
-                changed = await workspace.changed_files()
-            except ValueError as e:
-                changed, note = {}, f"the workspace's change was not graded: {e}"
             instance = session.task_set.instance_of(session.task)
+            environment = session.task_set.environment_of(instance)
+            changed, captured = {}, None
+            try:
+                if environment.rule in state.RULES:
+                    captured = await state.capture(workspace)
+                else:
+                    changed = await workspace.changed_files()
+            except ValueError as e:
+                note = f"the workspace's change was not graded: {e}"
             grade = await self._grade(
                 GradeRequest(
                     task_set=session.task_set,
                     task=session.task,
                     instance=instance,
-                    environment=session.task_set.environment_of(instance),
+                    environment=environment,
                     submission=submission,
                     changed=changed,
+                    state=captured,
                     reward_mode=reward_mode,
                 )
             )

@@ -34,6 +34,8 @@ from sandbox_service.tasks import Overlay, TaskSet, apply_overlay
 
 # One age for every file, so that nothing can be told from times. 2020-01-01; zip archives cannot hold 1970.
 MTIME = 1577836800
+# Marks a folder of packages that no second workspace will ask for.
+FOR_ONE = ".for-one"
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr"}
 
 
@@ -87,6 +89,17 @@ class Trees:
         """
         path = self._packages / packages_key(packages)
         return path if path.is_dir() else await self._once(path, lambda: make_packages(self._packages, packages))
+
+    @contextlib.contextmanager
+    def folder_for_one(self) -> Iterator[Path]:
+        """An empty folder that may be the packages of one workspace; gone at the end, or at the next start."""
+        path = Path(tempfile.mkdtemp(prefix=f".{os.getpid()}-", dir=self._packages))
+        try:
+            path.chmod(0o755)
+            (path / FOR_ONE).touch()
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
     async def _once(self, path: Path, make: Callable[[], Path]) -> Path:
         """Makes a directory in a thread, once for all who wait for it; a cancelled caller does not stop it."""

@@ -21,7 +21,7 @@ from sandbox_service.backends.docker_trees import Archive, Archives
 from sandbox_service.backends.output import HeadTail
 from sandbox_service.backends.selftest import attack
 from sandbox_service.errors import BadRequest, IsolationError, SandboxError
-from sandbox_service.workspaces import hold, make_packages
+from sandbox_service.workspaces import FOR_ONE, hold, make_packages
 
 SOCKETS = ("/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock")
 _REPORT_BYTES = 8 << 20
@@ -120,7 +120,9 @@ class DockerBackend(Backend):
             os.close(held)
         shared = replace(Limits(), **_of_container(limits))
         kind = Kind(packages or self._packages, shared, _room_mib(archive), run_id)
-        container = await self.pool.take(kind)
+        # Nobody else can use a container with these packages: no others are kept ready.
+        is_for_one = packages is not None and (packages / FOR_ONE).exists()
+        container = await (self.engine.make(kind) if is_for_one else self.pool.take(kind))
         workspace = DockerWorkspace(self, container, archive, limits)
         self._workspaces.add(workspace)
         try:

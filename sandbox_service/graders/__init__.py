@@ -11,6 +11,7 @@ from sandbox_service.graders import (
     refactoring,
     reproduction,
     review,
+    reward_file,
     security,
     terminal,
     unit_tests,
@@ -37,6 +38,7 @@ _GRADERS = {
 
 # Kinds whose generated tasks are graded here, and whose records of datasets bring a rule of their own.
 _OWN_RULES = {"security", "ml_engineering", "terminal"}
+_RULES = {"reward_file": reward_file.grade}
 
 
 async def grade(request: GradeRequest, runner: Runner) -> Grade:
@@ -48,7 +50,7 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
         if request.environment.parser and _GRADERS[skill] is editing.grade:
             return await commands.grade(request, runner)
         if request.environment.rule and skill in _OWN_RULES:
-            return await unwired.grade(request, runner)
+            return await _RULES.get(request.environment.rule, unwired.grade)(request, runner)
         return await _GRADERS[skill](request, runner)
     except (TaskFault, TaskSetError) as e:
         return Grade(None, reason="task", detail=str(e))

@@ -8,16 +8,16 @@ from sandbox_service.backends.base import WORKSPACE
 from sandbox_service.tasks import Environment
 
 # What configures or extends the interpreter or the test run; always the harness's own.
-_DENIED_NAMES = frozenset(
+HARNESS_NAMES = frozenset(
     {"conftest.py", "sitecustomize.py", "usercustomize.py", "pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg"}
     | {"pyproject.toml", "setup.py", "pytest.toml", ".pytest.toml"}
 )
 # Compiled code would be imported in place of the source beside it.
 _DENIED_SUFFIXES = frozenset({".pth", ".pyc", ".pyo", ".so", ".pyd", ".egg-link"})
-_RUNNER_MODULES = frozenset(
+RUNNER_MODULES = frozenset(
     {"pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli"}
 )
-_RESERVED_MODULES = frozenset(sys.stdlib_module_names) | _RUNNER_MODULES
+_RESERVED_MODULES = frozenset(sys.stdlib_module_names) | RUNNER_MODULES
 
 
 def is_test(path: str, environment: Environment) -> bool:
@@ -31,7 +31,7 @@ def is_source(path: str, environment: Environment) -> bool:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or "__pycache__" in pure.parts or is_test(path, environment):
         return False
-    if pure.name in _DENIED_NAMES or pure.suffix in _DENIED_SUFFIXES:
+    if pure.name in HARNESS_NAMES or pure.suffix in _DENIED_SUFFIXES:
         return False
     return any(_within(path, root) for root in environment.source_roots)
 

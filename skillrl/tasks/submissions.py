@@ -18,6 +18,8 @@ from skillrl.types import COMPOSITE_KINDS, Task
 
 # Their instruction states the result; what is asked for is no secret.
 _OPEN_KINDS = ("refactoring", "terminal")
+# Bash that makes the state that must score the maximum.
+GOLD_SCRIPT = "gold_script"
 # A shorter line may turn up anywhere by chance.
 MIN_LEAK_CHARACTERS = 20
 
@@ -29,12 +31,18 @@ class Handed:
     submission: Submission = Submission()
     # The agent's workspace against its start; None marks a deletion.
     changed: Mapping[str, bytes | None] = field(default_factory=dict)
+    # Where the state of the container is the submission: bash that an agent would have run, in place of `changed`.
+    script: str = ""
+    # Whether that script sees the task's own solution.
+    sees_solution: bool = False
 
 
 def gold(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> Handed:
     """The submission that must score the maximum. `files` is the correct tree with all tests."""
     if task.skill == "localization":
         return Handed(Submission(files=tuple(sorted(instance.bug))))
+    if GOLD_SCRIPT in instance.expected:
+        return Handed(script=instance.expected[GOLD_SCRIPT], sees_solution=True)
     if GOLD_SUBMISSION in instance.expected:
         return Handed(changed={task.submission_path: instance.expected[GOLD_SUBMISSION].encode()})
     if task.skill == "editing" or task.skill in COMPOSITE_KINDS:
@@ -72,7 +80,7 @@ def trivial(
     elif task.skill == "review":
         yield "always YES", Handed(Submission(judgment="YES", review="fine")), False
         yield "always NO", Handed(Submission(judgment="NO", review="wrong")), False
-    elif task.skill in KINDS:
+    elif task.skill in KINDS and not environment.rule:
         for policy, changed in KINDS[task.skill].wrong(task, instance, files):
             yield policy, Handed(changed=changed), True
 

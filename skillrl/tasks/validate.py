@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,10 +29,12 @@ from rich.table import Table
 
 from sandbox_service import __version__
 from sandbox_service.backends.base import Backend
+from sandbox_service.backends.docker import DockerBackend
 from sandbox_service.backends.jail import JailBackend
 from sandbox_service.errors import IsolationError, SandboxError
 from sandbox_service.graders import grade
-from sandbox_service.graders.base import Grade, GradeRequest
+from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
+from sandbox_service.graders.reward_file import state_after
 from sandbox_service.runner import Runner
 from sandbox_service.tasks import HiddenTask, TaskSet, Validation, read_task_set, write_validations
 from sandbox_service.workspaces import Trees
@@ -55,11 +57,15 @@ class ProvingGround:
 
 
 @contextlib.asynccontextmanager
-async def proving_ground(jobs: int = 2) -> AsyncIterator[ProvingGround]:
-    """Raises IsolationError with the remedy when the host cannot isolate what runs."""
+async def proving_ground(jobs: int = 2, image: str = "") -> AsyncIterator[ProvingGround]:
+    """In containers of `image` where one is named, else in the jail.
+
+    Raises IsolationError with the remedy when the host cannot isolate what runs.
+    """
     # A thread that still fills the cache when an error ends the proof must not hide that error.
     with tempfile.TemporaryDirectory(prefix="proving-", ignore_cleanup_errors=True) as folder:
-        backend, trees = JailBackend(Path(folder, "workspaces")), Trees(Path(folder, "trees"))
+        workspaces, trees = Path(folder, "workspaces"), Trees(Path(folder, "trees"))
+        backend = DockerBackend(workspaces, image, pool=0) if image else JailBackend(workspaces)
         try:
             await backend.start()
             isolation = await backend.self_test()
@@ -148,7 +154,7 @@ class Validator:
         seen = _Seen()
         try:
             await self._prove(public, task, skill, seen)
-        except (SandboxError, ValueError) as e:
+        except (SandboxError, TaskFault, ValueError) as e:
             # A task that this host cannot run, or whose gold submission cannot be made: one failure among others.
             self.report.fail(task.task_id, str(e))
         wall_s = time.monotonic() - started
@@ -222,10 +228,16 @@ class Validator:
 
 
 async def grade_submission(task_set: TaskSet, task: HiddenTask, handed: Handed, runner: Runner) -> Grade:
-    """The grade of a submission that no agent made."""
+    """The grade of a submission that no agent made. Raises TaskFault when the task is not whole."""
     instance = task_set.instance_of(task)
     environment = task_set.environment_of(instance)
-    return await grade(GradeRequest(task_set, task, instance, environment, handed.submission, handed.changed), runner)
+    request = GradeRequest(task_set, task, instance, environment, handed.submission, handed.changed)
+    if handed.script:
+        # As in a session: a state that cannot be read is the start's.
+        with contextlib.suppress(ValueError):
+            left = await state_after(request, runner, handed.script, with_solution=handed.sees_solution)
+            request = replace(request, state=left)
+    return await grade(request, runner)
 
 
 async def validate(
@@ -236,13 +248,25 @@ async def validate(
     sample: int | None = None,
     jobs: int = 2,
     seed: int = 0,
+    image: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Proves the set at `path`, or `sample` tasks of it. Raises TaskSetError or IsolationError."""
+    """Proves the set at `path`, or `sample` tasks of it; with an `image`, the tasks that need it.
+
+    Raises TaskSetError or IsolationError.
+    """
     started = time.monotonic()
-    task_set, tasks = read_task_set(path), read_tasks(path)
+    task_set, tasks = read_task_set(path, [image] if image else ()), read_tasks(path)
+    if image:
+        tasks = [
+            t for t in tasks if task_set.environments[task_set.instances[t.instance_id].environment_id].image == image
+        ]
+        if not tasks:
+            raise TaskSetError(
+                f"{path}: no task needs the image {image}; hidden/environments.jsonl names those it needs"
+            )
     tasks = choose(tasks, sample, seed)
-    async with proving_ground(jobs) as ground:
+    async with proving_ground(jobs, image) as ground:
         validator = Validator(task_set, ground, repeats, attacks)
         slots, done = asyncio.Semaphore(jobs), 0
 
@@ -300,6 +324,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=None, help="prove this many tasks only")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sandboxes at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--image", default="", help="prove the tasks that need this container image, with an engine")
     parser.add_argument("--record", action="store_true", help="keep what was seen of each task in the set")
     options = parser.parse_args(argv)
     if min(options.repeats, options.jobs) < 1 or (options.sample is not None and options.sample < 1):
@@ -316,6 +341,7 @@ def main(argv: list[str] | None = None) -> int:
                     sample=options.sample,
                     jobs=options.jobs,
                     seed=options.seed,
+                    image=options.image,
                     progress=lambda done, total: _advance(bar, line, done, total),
                 )
             )

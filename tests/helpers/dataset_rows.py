@@ -241,6 +241,57 @@ def write_harbor(folder: Path) -> Path:
     return folder
 
 
+HARBOR_TESTS = """\
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, "/app")
+from total import total
+
+
+class TestOutputs(unittest.TestCase):
+    def test_total(self):
+        with open("/tmp/given.txt", "w") as f:
+            f.write("4\\n38\\n")
+        self.assertEqual(total("/tmp/given.txt"), 42)
+
+    def test_report(self):
+        done = subprocess.run(["/app/report.sh"], capture_output=True, text=True)
+        self.assertEqual(done.stdout.strip(), "sum 60")
+
+
+if __name__ == "__main__":
+    unittest.main()
+"""
+
+
+SUMS_SOLUTION = (
+    "cat > total.py <<'X'\ndef total(path):\n    return sum(map(int, open(path)))\nX\n"
+    "cat > report.sh <<'X'\n#!/bin/bash\ncd /app\n"
+    'python3 -c \'import total; print("sum", total.total("numbers.txt"))\'\nX\nchmod +x report.sh\n'
+)
+
+
+def write_sums(folder: Path, base: str) -> Path:
+    """A Harbor task with Python tests, and an image of its own on `base`."""
+    root = folder / "sums"
+    for name, text in {
+        "task.toml": 'version = "1.0"\n[verifier]\ntimeout_sec = 60.0\n[environment]\ncpus = 1\n',
+        "instruction.md": "Write /app/total.py with total(path), the sum of a file of numbers, one a line, and an "
+        "executable /app/report.sh that prints `sum N` for /app/numbers.txt.\n",
+        "environment/Dockerfile": f"FROM {base}\nWORKDIR /app\nCOPY numbers.txt /app/numbers.txt\n",
+        "environment/numbers.txt": "10\n20\n30\n",
+        "tests/test.sh": "#!/bin/bash\ncd /app\npython3 /tests/test_outputs.py\n"
+        "if [ $? -eq 0 ]; then echo 1 > /logs/verifier/reward.txt; else echo 0 > /logs/verifier/reward.txt; fi\n",
+        "tests/test_outputs.py": HARBOR_TESTS,
+        "solution/solve.sh": SUMS_SOLUTION,
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return folder
+
+
 def write_mle(folder: Path) -> Path:
     root = folder / "spam-or-not"
     root.mkdir(parents=True)

@@ -4,9 +4,11 @@ import csv
 import hashlib
 import io
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import yaml
 
@@ -61,17 +63,15 @@ def _folders(source: str, name: str) -> Iterator[Row]:
 
 def read_harbor(row: Row) -> Record:
     """Terminal-Bench 2 and other Harbor tasks: the tests write a reward, after the agent has left."""
+    config, image, files = _harbor(row)
     folder = Path(row.text("folder"))
-    try:
-        config = Row(tomllib.loads(_text(folder / "task.toml")), str(folder / "task.toml"))
-    except tomllib.TOMLDecodeError as e:
-        raise row.damaged(f"task.toml: {e}") from None
-    environment = config.mapping("environment", {})
-    files = _files(folder, ("tests", "solution", "environment"))
     if "tests/test.sh" not in files:
         raise row.damaged("tests/test.sh is missing")
+    if "solution/solve.sh" not in files:
+        raise Unusable("no solution/solve.sh, without which nothing proves the tests")
     name = config.mapping("task", {}).text("name", folder.name)
-    digest = hashlib.sha256(b"".join(d for p, d in sorted(files.items()) if p.startswith("environment/"))).hexdigest()
+    if image.workdir == "/":
+        raise Unusable("its container works in /, which is no folder of its own")
     return Record(
         dataset="harbor",
         instance_id=name.replace("/", "__"),
@@ -80,17 +80,56 @@ def read_harbor(row: Row) -> Record:
         issue=_text(folder / "instruction.md").strip(),
         patch="",
         hidden_files=files,
-        # Without a published image it is built from environment/Dockerfile; the name says of what.
-        image=environment.text("docker_image", "") or f"harbor/{folder.name}:{digest[:12]}",
-        workdir="/app",
+        image=image.name,
+        workdir=image.workdir,
         test_command="bash /tests/test.sh",
         rule="reward_file",
-        expected={"reward": "/logs/verifier/reward.txt"},
+        expected={"reward": "/logs/verifier/reward.txt", "gold_script": "bash /solution/solve.sh"},
         timeout_s=float(config.mapping("verifier", {}).columns.get("timeout_sec", 900)),
         language="shell",
         licence="Apache-2.0",
         kind="terminal",
     )
+
+
+@dataclass(frozen=True)
+class HarborImage:
+    """What `build_images` makes of a task's container; `name` says of what. `published` may be its base."""
+
+    name: str
+    workdir: str
+    published: str = ""
+
+
+def harbor_folder(row: Row) -> tuple[HarborImage, Mapping[str, bytes]]:
+    """The image of a task and its files. Raises ReaderError."""
+    _, image, files = _harbor(row)
+    return image, files
+
+
+def _harbor(row: Row) -> tuple[Row, HarborImage, Mapping[str, bytes]]:
+    folder = Path(row.text("folder"))
+    try:
+        config = Row(tomllib.loads(_text(folder / "task.toml")), str(folder / "task.toml"))
+    except tomllib.TOMLDecodeError as e:
+        raise row.damaged(f"task.toml: {e}") from None
+    files = _files(folder, ("tests", "solution", "environment"))
+    published = config.mapping("environment", {}).text("docker_image", "")
+    return config, harbor_image(folder.name, published, files), files
+
+
+def harbor_image(task: str, published: str, files: Mapping[str, bytes]) -> HarborImage:
+    """`files` are the task's own; of them environment/ counts."""
+    whole = hashlib.sha256(published.encode())
+    for path, data in sorted(files.items()):
+        if path.startswith("environment/"):
+            whole.update(f"\0{path}\0{len(data)}\0".encode() + data)
+    dockerfile = files.get("environment/Dockerfile", b"").decode(errors="replace")
+    workdir = "/app"
+    for line in re.findall(r"(?mi)^\s*WORKDIR\s+(\S+)", dockerfile):
+        workdir = str(PurePosixPath(workdir) / line.strip("'\""))
+    name = re.sub(r"[^a-z0-9._-]+", "-", task.lower()).strip("._-") or "task"
+    return HarborImage(f"skillrl/harbor-{name}:{whole.hexdigest()[:12]}", workdir, published)
 
 
 def read_mle_bench(row: Row) -> Record:

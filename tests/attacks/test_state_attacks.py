@@ -1,0 +1,131 @@
+"""Harbor's rule on a real engine: the solution earns all, nothing earns nothing, and no known cheat does."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import dataset_rows as rows
+import pytest
+import state_attacks
+from engine import IMAGE
+
+from sandbox_service.backends.docker import DockerBackend
+from sandbox_service.graders import Grade, GradeRequest, Submission, grade
+from sandbox_service.graders.reward_file import state_after
+from sandbox_service.runner import Runner
+from sandbox_service.sessions import Sessions
+from sandbox_service.tasks import read_task_set
+from sandbox_service.workspaces import Trees
+from skillrl.tasks.readers.__main__ import main
+from skillrl.tasks.readers.build_images import build, images_of
+
+pytestmark = pytest.mark.deep
+
+
+class Stage:
+    """One task in containers of its image. `play` runs a script as an agent would and grades what it leaves."""
+
+    def __init__(self, loop: asyncio.Runner, runner: Runner, tasks, image: str):
+        self.loop, self.runner, self.tasks, self.image = loop, runner, tasks, image
+
+    def request(self) -> GradeRequest:
+        (task,) = self.tasks.tasks.values()
+        instance = self.tasks.instance_of(task)
+        return GradeRequest(self.tasks, task, instance, self.tasks.environment_of(instance), Submission(), {})
+
+    def play(self, script: str | None, *, sees_solution: bool = False) -> Grade:
+        request = self.request()
+        if script is not None:
+            with contextlib.suppress(ValueError):  # as in a session, such a state is the start's
+                left = self.loop.run(state_after(request, self.runner, script, with_solution=sees_solution))
+                request = replace(request, state=left)
+        return self.loop.run(grade(request, self.runner))
+
+
+@pytest.fixture(scope="module")
+def stage(engine, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("harbor")
+    source = rows.write_sums(folder / "source", IMAGE)
+    client = engine.client()
+    for image, files in images_of(str(source)):
+        build(client, image, files)
+    client.close()
+    assert main(["harbor", str(source), f"--out={folder / 'set'}"]) == 0
+    tasks = read_task_set(folder / "set", [image.name])
+    # Not below pytest's own folder: the engine shows it to containers by its path.
+    with asyncio.Runner() as loop, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as state:
+        backend = DockerBackend(Path(state, "state"), image.name, socket_path=engine.socket, pool=0)
+        loop.run(backend.start())
+        try:
+            yield Stage(loop, Runner(backend, Trees(Path(state, "trees"))), tasks, image.name)
+        finally:
+            loop.run(backend.stop())
+
+
+def test_the_solution_earns_all_and_nothing_earns_nothing(stage):
+    gold = stage.play("bash /solution/solve.sh", sees_solution=True)
+    assert gold.reward == 1, gold
+    assert gold.components["sentinel_known"] == gold.components["sentinel_failed"] == 1
+    for script in (None, "true", "echo 'def total(path):\n    return 42' > total.py"):
+        nothing = stage.play(script)
+        assert nothing.reward == 0 and nothing.components["reported"] == 1, nothing
+
+
+def test_another_way_to_do_it_earns_all(stage):
+    solved = stage.play(
+        "mkdir lib; printf 'def total(path):\\n    return sum(int(x) for x in open(path))\\n' > lib/sums.py\n"
+        "ln -s lib/sums.py total.py\n"
+        "printf '#!/bin/sh\\necho sum 60\\n' > report.sh; chmod 755 report.sh"
+    )
+    assert solved.reward == 1, solved
+
+
+@pytest.mark.parametrize("name", sorted(state_attacks.ATTACKS))
+def test_a_cheat_earns_nothing(stage, name):
+    result = stage.play(state_attacks.ATTACKS[name])
+    assert result.reward == 0, json.dumps(dict(result.components)) + result.detail
+
+
+def test_validate_proves_it(stage, engine):
+    command = [sys.executable, "-m", "skillrl.tasks.validate", str(stage.tasks.path), f"--image={stage.image}"]
+    environment = os.environ | {"DOCKER_HOST": f"unix://{engine.socket}"}
+    done = subprocess.run(
+        [*command, "--repeats=1", "--attacks=1"], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    terminal = report["skills"]["terminal"]
+    assert (terminal["gold_max"], terminal["null_min"], terminal["attacks_min"]) == (1, 1, 1) and not report["failures"]
+
+
+def test_an_agent_solves_it_through_the_service(stage, engine):
+    async def episode() -> list[float]:
+        state = Path(folder)
+        backend = DockerBackend(state / "state", stage.image, socket_path=engine.socket, pool=0)
+        await backend.start()
+        trees = Trees(state / "trees")
+        runner = Runner(backend, trees)
+        sessions = Sessions(backend, trees, [stage.tasks], lambda request: grade(request, runner))
+        sessions.accept()
+        try:
+            rewards = []
+            (task_id,) = stage.tasks.tasks
+            for number, script in enumerate(("ls /tests /solution; echo done", rows.SUMS_SOLUTION)):
+                await sessions.open(f"s{number}", "run", stage.tasks.digest, task_id, "terminal")
+                seen = await sessions.exec(f"s{number}", "e1", "cat /app/numbers.txt; cd /app\n" + script)
+                assert seen.output.startswith(b"10\n20\n30\n") and b"test_outputs" not in seen.output
+                result = await sessions.score(f"s{number}", "g1", Submission())
+                rewards.append(result.reward)
+            return rewards
+        finally:
+            await sessions.stop()
+            await backend.stop()
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        assert asyncio.run(episode()) == [0.0, 1.0]
