@@ -6,6 +6,7 @@ from sandbox_service.errors import SandboxError, TaskSetError
 from sandbox_service.graders import (
     commands,
     editing,
+    leaderboard,
     localization,
     ml_engineering,
     refactoring,
@@ -38,7 +39,7 @@ _GRADERS = {
 
 # Kinds whose generated tasks are graded here, and whose records of datasets bring a rule of their own.
 _OWN_RULES = {"security", "ml_engineering", "terminal"}
-_RULES = {"reward_file": reward_file.grade}
+_RULES = {"reward_file": reward_file.grade, "leaderboard": leaderboard.grade}
 
 
 async def grade(request: GradeRequest, runner: Runner) -> Grade:

@@ -111,6 +111,9 @@ def cheats(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> 
             correct = [files[source].decode()]
             for attack, text in recognising(path, source, instance.bug[source] or "", correct, passes=False):
                 yield attack, Handed(changed={path: text.encode()})
+    elif "bronze" in instance.expected:
+        for attack, text in _without_a_model(instance.expected["gold_submission"]):
+            yield attack, Handed(changed={path: text.encode()})
     elif GOLD_SCRIPT in instance.expected:
         for attack, script in STATES.items():
             yield attack, Handed(script=script)
@@ -173,3 +176,14 @@ def _without_a_fix(instance: Instance, files: Mapping[str, bytes]) -> Iterator[t
     names = {test_id.partition("[")[0].rpartition("::")[2] for test_id in instance.fail_to_pass}
     emptied = "".join(f"def {name}(*args, **kwargs):\n    pass\n\n\n" for name in sorted(names))
     yield "tests that hold nothing", dict.fromkeys(sorted(paths), emptied)
+
+
+def _without_a_model(perfect: str) -> Iterator[tuple[str, str]]:
+    """Files of predictions by who knows the answers and does not give them, in a form that a lax reader may take."""
+    header, *rows = perfect.splitlines()
+    cells = header.count(",")
+    yield "header alone", f"{header}\n"
+    yield "half of the rows", "\n".join([header, *rows[: len(rows) // 2]]) + "\n"
+    yield "one row many times", "\n".join([header, *[rows[0]] * len(rows)]) + "\n"
+    yield "not a number", "\n".join([header, *(row.split(",")[0] + ",nan" * cells for row in rows)]) + "\n"
+    yield "every row twice", "\n".join([header, *rows, *rows]) + "\n"

@@ -296,11 +296,21 @@ def write_mle(folder: Path) -> Path:
     root = folder / "spam-or-not"
     root.mkdir(parents=True)
     (root / "config.yaml").write_text(
-        "id: spam-or-not\nname: Spam or not\ncompetition_type: simple\ndataset:\n  answers: a.csv\n"
+        "id: spam-or-not\nname: Spam or not\ncompetition_type: simple\ndataset:\n"
+        "  answers: spam-or-not/prepared/private/test.csv\n"
+        "  sample_submission: spam-or-not/prepared/public/sample_submission.csv\n"
         "grader:\n  name: auc\n  grade_fn: mlebench.competitions.spam.grade:grade\npreparer: p\n"
     )
     (root / "description.md").write_text("Predict which messages are spam.\n")
     (root / "grade.py").write_text("def grade(submission, answers):\n    return 0.5\n")
+    for name, text in {
+        "public/train.csv": "id,text,spam\n1,buy now,1\n2,see you,0\n",
+        "public/test.csv": "id,text\n3,buy more\n4,lunch?\n5,win now\n",
+        "public/sample_submission.csv": "id,spam\n3,0.5\n4,0.5\n5,0.5\n",
+        "private/test.csv": "id,text,spam\n3,buy more,1\n4,lunch?,0\n5,win now,1\n",
+    }.items():
+        (root / "prepared" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "prepared" / name).write_text(text)
     (root / "leaderboard.csv").write_text(
         "scoreNullable,score\n" + "".join(f",{1 - n / 1000:.3f}\n" for n in range(150))
     )

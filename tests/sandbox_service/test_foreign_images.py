@@ -66,11 +66,11 @@ def test_the_image_that_the_service_has_is_opened(tmp_path):
 def test_kinds_whose_rule_is_not_wired_are_ungradable(tmp_path, kind):
     tasks = foreign.write_foreign(tmp_path / "tasks")
     task = replace(tasks.task("money-editing"), skill=kind)
-    environment = replace(foreign.UNITTEST, rule="reward_file")
+    environment = replace(foreign.UNITTEST, rule="by_hand")
     request = GradeRequest(tasks, task, tasks.instance_of(task), environment, Submission(), {})
     result = asyncio.run(grade(request, None))
     assert result.reward is None and result.reason == "task"
-    assert "no grader applies the rule 'reward_file'" in result.detail and "--skills" in result.detail
+    assert "no grader applies the rule 'by_hand'" in result.detail and "--skills" in result.detail
 
 
 @pytest.mark.parametrize("skill", ["localization", "editing", "reproduction", "bug_fixing"])

@@ -70,13 +70,13 @@ def convert(record: Record, base: Mapping[str, bytes] | None, options: Options, 
 
 
 def _convert_whole(record: Record, options: Options, split: str) -> Converted:
-    """A composite task that is no change of a repository: all of its files are hidden from the agent."""
+    """A composite task that is no change of a repository: of its files the agent gets those that are shown."""
     environment = _environment(record, Parts((), ()), options)
     instance = _instance(record, environment, Parts((), ()), None)
     hidden = dict.fromkeys(record.hidden_files)
-    task = _task(record, record.kind, split, {"instruction": record.issue}, hidden, "")
+    task = _task(record, record.kind, split, {"instruction": record.issue}, hidden, record.submission_path)
     wanted = not options.skills or record.kind in options.skills
-    return Converted(environment, instance, record.hidden_files, [task] if wanted else [])
+    return Converted(environment, instance, {**record.hidden_files, **record.shown_files}, [task] if wanted else [])
 
 
 def _parts(record: Record) -> Parts:

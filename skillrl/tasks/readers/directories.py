@@ -12,11 +12,16 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from sandbox_service.graders.leaderboard_metrics import metric_of
 from skillrl.tasks.readers import images
 from skillrl.tasks.readers.record import Record, Unusable
 from skillrl.tasks.readers.rows import ReaderError, Row, read_rows
 
 MAX_FILES_BYTES = 32 << 20
+HAND_IN = (
+    "The data is in /workspace/data. Write what you predict to /workspace/submission.csv, in the form of the sample "
+    "submission there: the same columns, and one row for each id."
+)
 _COLUMN_FILES = {
     "patch": "gold.patch",
     "test_patch": "test.patch",
@@ -133,32 +138,63 @@ def harbor_image(task: str, published: str, files: Mapping[str, bytes]) -> Harbo
 
 
 def read_mle_bench(row: Row) -> Record:
-    """A Kaggle competition: the submitted predictions earn a medal by the leaderboard. Its data comes from Kaggle."""
+    """A Kaggle competition: the submitted predictions earn a medal by the leaderboard.
+
+    Its data comes from Kaggle: what `mlebench prepare` made of it must stand beside config.yaml, as prepared/.
+    """
     folder = Path(row.text("folder"))
     config = Row(_mapping(folder / "config.yaml"), str(folder / "config.yaml"))
-    name = config.text("id")
-    grader = config.mapping("grader")
+    name, metric = config.text("id"), config.mapping("grader").text("name")
+    if metric_of(metric) is None:
+        raise Unusable(f"its metric {metric!r} is not here")
     scores = _scores(folder / "leaderboard.csv")
     thresholds = dict(zip(("gold", "silver", "bronze"), (scores[r - 1] for r in medal_ranks(len(scores))), strict=True))
+    dataset = config.mapping("dataset")
+    answers, sample = (_prepared(folder, dataset.text(key)) for key in ("answers", "sample_submission"))
+    shown = _files(folder / "prepared/public", (".",))
     return Record(
         dataset="mle_bench",
         instance_id=name,
         repository=f"kaggle/{name}",
         base_commit="",
-        issue=_text(folder / "description.md").strip(),
+        issue=f"{_text(folder / 'description.md').strip()}\n{HAND_IN}",
         patch="",
-        hidden_files=_files(folder, (".",), without=("description.md",)),
+        hidden_files={p: (folder / p).read_bytes() for p in ("config.yaml", "leaderboard.csv")},
+        shown_files={f"data/{p}": data for p, data in shown.items()},
+        submission_path="submission.csv",
         image="mlebench-env",
         workdir="/home",
         rule="leaderboard",
         expected={
-            "grade_fn": grader.text("grade_fn"),
+            "metric": metric,
             "better": "higher" if float(scores[0]) >= float(scores[-1]) else "lower",
+            "gold_submission": _perfect(answers, sample),
             **thresholds,
         },
         timeout_s=24 * 3600.0,
         kind="ml_engineering",
     )
+
+
+def _prepared(folder: Path, named: str) -> Path:
+    """A file of the prepared data, by its name in config.yaml: ID/prepared/private/test.csv."""
+    path = folder / "prepared" / named.partition("prepared/")[2]
+    if not path.is_file():
+        raise Unusable(f"no {path.relative_to(folder)}: run `mlebench prepare` and put its folder prepared/ here")
+    return path
+
+
+def _perfect(answers: Path, sample: Path) -> str:
+    """The answers in the form of the sample submission."""
+    header = next(csv.reader(io.StringIO(_text(sample))), [])
+    rows = list(csv.DictReader(io.StringIO(_text(answers))))
+    if len(header) < 2 or not rows:
+        raise Unusable("its sample submission or its answers are empty")
+    if missing := [column for column in header if column not in rows[0]]:
+        raise Unusable(f"its answers lack the column {missing[0]} of a submission: only its own grade.py can score it")
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([header, *([row[c] for c in header] for row in rows)])
+    return out.getvalue()
 
 
 def medal_ranks(teams: int) -> tuple[int, int, int]:

@@ -31,6 +31,9 @@ class Record:
     test_texts: Mapping[str, str] = field(default_factory=dict)
     # What a composite kind is told and keeps: path -> content; hidden whole.
     hidden_files: Mapping[str, bytes] = field(default_factory=dict)
+    # And what its agent starts from; the file that it hands in.
+    shown_files: Mapping[str, bytes] = field(default_factory=dict)
+    submission_path: str = ""
     image: str = ""
     workdir: str = "/testbed"
     setup: str = ""

@@ -116,7 +116,9 @@ def test_a_folder_becomes_a_task_of_its_kind(tmp_path, name):
     (instance,), (environment,) = tasks.instances.values(), tasks.environments.values()
     files = tasks.tree_files(instance.tree)
     # Tests, solution and answers stay with the service.
-    assert files and set(tasks.task(public.task_id).visible.items()) == {(path, None) for path in files}
+    hidden = {path for path in files if not path.startswith("data/")}
+    assert hidden and set(tasks.task(public.task_id).visible.items()) == {(path, None) for path in hidden}
+    assert not [path for path in files if "private" in path]
     assert environment.image and environment.rule in ("reward_file", "leaderboard")
 
 
