@@ -65,17 +65,11 @@ class Hierarchy:
 
     def events(self, name: str) -> Events:
         """Reads the counters; absent files count as zero."""
-        memory, pids = self.parents.get("memory"), self.parents.get("pids")
-        oom = files = refused = 0
-        if memory:
-            oom = _read_table(memory / name / ("memory.events" if self.version == 2 else "memory.oom_control")).get(
-                "oom_kill", 0
-            )
-            if oom:
-                files = _read_table(memory / name / "memory.stat").get("shmem", 0)
-        if pids:
-            refused = _read_table(pids / name / "pids.events").get("max", 0)
-        return Events(oom, refused, files)
+        group = Group(self, name)
+        try:
+            return group.events()
+        finally:
+            group.close()
 
     def remove(self, name: str) -> bool:
         """Removes the group; False when the kernel still calls it busy, which can last a moment after the last exit."""
@@ -97,6 +91,55 @@ class Hierarchy:
 
 
 NONE = Hierarchy(0)
+
+
+class Group:
+    """Files of one group, held open: they work on when rights and the host's file tree are given up."""
+
+    def __init__(self, hierarchy: Hierarchy, name: str):
+        version_2 = hierarchy.version == 2
+        self._limits = ("memory.max",) if version_2 else ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes")
+        self._kills = "memory.events" if version_2 else "memory.oom_control"
+        self._fds: dict[str, int] = {}
+        wanted = [("memory", file, os.O_WRONLY) for file in self._limits]
+        wanted += [("memory", self._kills, os.O_RDONLY), ("memory", "memory.stat", os.O_RDONLY)]
+        for controller, file, flags in (*wanted, ("pids", "pids.events", os.O_RDONLY)):
+            with suppress(KeyError, OSError):
+                self._fds[file] = os.open(hierarchy.parents[controller] / name / file, flags | os.O_CLOEXEC)
+
+    @property
+    def fds(self) -> set[int]:
+        return set(self._fds.values())
+
+    def raise_memory(self, memory_bytes: int) -> None:
+        """To more than it was, or to less that is still more than what is in use."""
+        # In version 1 memory and swap together are never allowed less than memory alone: which of them goes first
+        # depends on the direction.
+        for file in (*self._limits, *self._limits):
+            with suppress(KeyError, OSError):
+                os.pwrite(self._fds[file], str(memory_bytes).encode(), 0)
+
+    def held_bytes(self) -> int:
+        """What files hold that lie in memory."""
+        return self._table("memory.stat").get("shmem", 0)
+
+    def events(self) -> Events:
+        """Absent files count as zero."""
+        oom = self._table(self._kills).get("oom_kill", 0)
+        return Events(oom, self._table("pids.events").get("max", 0), self.held_bytes() if oom else 0)
+
+    def _table(self, file: str) -> dict[str, int]:
+        """Lines of "name number"."""
+        try:
+            lines = os.pread(self._fds[file], 1 << 14, 0).decode().splitlines()
+        except (KeyError, OSError):
+            return {}
+        return {name: int(value) for name, _, value in (line.partition(" ") for line in lines) if value.isdigit()}
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
 
 
 def find(root: Path = Path("/")) -> Hierarchy:
@@ -250,12 +293,3 @@ def _memberships(root: Path) -> dict[str, str]:
 def _write(path: Path, value: object) -> None:
     with open(path, "w") as f:
         f.write(str(value))
-
-
-def _read_table(path: Path) -> dict[str, int]:
-    """Lines of "name number"."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return {}
-    return {name: int(value) for name, _, value in (line.partition(" ") for line in lines) if value.isdigit()}

@@ -6,41 +6,31 @@
 import asyncio
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
 from sandbox_service.backends import jobs
 from sandbox_service.backends.base import (
     Backend,
-    Ended,
     ExecResult,
     HarnessResult,
     Isolation,
     Limits,
     Workspace,
 )
-from sandbox_service.backends.output import DrainedPipe, HeadTail
+from sandbox_service.backends.cell import Cell, Command
+from sandbox_service.backends.output import HeadTail
 from sandbox_service.backends.selftest import attack
 from sandbox_service.backends.supervisor import Supervisor, remedy
 from sandbox_service.errors import BadRequest, IsolationError, SandboxError
 from sandbox_service.workspaces import hold, make_packages
 
 _REPORT_BYTES = 8 << 20
-# From a request until the command starts. More than this means a host in trouble.
-_START_TIMEOUT_S = 60.0
 _FILE_TIMEOUT_S = 60.0
-
-
-class SetupError(SandboxError):
-    """A sandbox could not be made; `errno` is the failed call's."""
-
-    def __init__(self, text: str, number: int):
-        super().__init__(text)
-        self.errno = number
+# Sandboxes without a command that are kept for the next one of their workspace, the least used go first.
+KEPT = 128
 
 
 class JailBackend(Backend):
@@ -54,6 +44,8 @@ class JailBackend(Backend):
         self.commands = asyncio.Semaphore(max_running or 2 * cores)
         self.file_operations = asyncio.Semaphore(2 * cores)
         self._workspaces: set[JailWorkspace] = set()
+        # Those that keep a cell; the one that has been idle longest comes first.
+        self._keeping: dict[JailWorkspace, None] = {}
         self._names = count(1)
         self.supervisor: Supervisor | None = None
 
@@ -109,6 +101,16 @@ class JailBackend(Backend):
             raise
         return workspace
 
+    def keeps(self, workspace: "JailWorkspace") -> None:
+        """Called when the workspace has begun to keep a cell."""
+        self._keeping.pop(workspace, None)
+        self._keeping[workspace] = None
+        while len(self._keeping) > KEPT:
+            next(iter(self._keeping)).release()
+
+    def keeps_none(self, workspace: "JailWorkspace") -> None:
+        self._keeping.pop(workspace, None)
+
     def forget(self, workspace: "JailWorkspace") -> None:
         self._workspaces.discard(workspace)
 
@@ -124,8 +126,11 @@ class JailWorkspace(Workspace):
         self._backend, self._supervisor = backend, backend.supervisor
         self._name, self._base, self._limits = name, base, limits
         self._held = -1
-        self._commands: dict[_Command, asyncio.Task] = {}
+        self._commands: dict[Command, asyncio.Task] = {}
         self._closing: asyncio.Task | None = None
+        # Whatever is alive of this workspace, and the one that waits for a command.
+        self._cells: set[Cell] = set()
+        self._kept: Cell | None = None
 
     async def open(self, packages: Path) -> None:
         try:
@@ -182,6 +187,8 @@ class JailWorkspace(Workspace):
         for command in list(self._commands):
             self._abandon(command)
         await asyncio.gather(*self._commands.values(), return_exceptions=True)
+        self._backend.keeps_none(self)
+        await asyncio.gather(*(cell.dismiss() for cell in list(self._cells)))
         with suppress(SandboxError):
             await self._supervisor.answer(self._supervisor.post("close", name=self._name))
         if self._held >= 0:
@@ -189,21 +196,59 @@ class JailWorkspace(Workspace):
             self._held = -1
         self._backend.forget(self)
 
-    def _command(self, request: dict, payload: bytes, timeout_s: float, limits: Limits | None) -> "_Command":
-        limits = limits or self._limits
-        request["limits"] = {
-            "memory_bytes": limits.memory_mib << 20,
-            "processes": limits.processes,
-            "open_files": limits.open_files,
+    def _command(self, request: dict, payload: bytes, timeout_s: float, limits: Limits | None) -> Command:
+        return Command(self._take, request, payload, timeout_s, limits or self._limits, _REPORT_BYTES)
+
+    def _take(self, command: Command, write_ends: list[int]) -> Cell:
+        """The kept cell, or a new one: when there is none, when its limits are others, and for the harness."""
+        limits = {
+            "memory_bytes": command.limits.memory_mib << 20,
+            "processes": command.limits.processes,
+            "open_files": command.limits.open_files,
             "disk_bytes": self._limits.disk_mib << 20,
         }
-        request["workspace"] = self._name
-        return _Command(self._supervisor, request, payload, timeout_s, limits, _REPORT_BYTES)
+        kept = self._kept
+        if kept and kept.is_usable and kept.limits == limits and command.request["kind"] == "exec":
+            self._kept = None
+            self._backend.keeps_none(self)
+            return kept
+        try:
+            return self._make_cell({"kind": "cell", "limits": limits})
+        except SandboxError:
+            for fd in write_ends:
+                os.close(fd)
+            raise
+
+    def _give_back(self, cell: Cell) -> None:
+        """After a command. One is kept."""
+        if self._kept and not self._kept.is_usable:
+            self._kept = None
+        if cell.is_usable and self._kept is None and self._closing is None:
+            self._kept = cell
+            self._backend.keeps(self)
+        else:
+            cell.kill()
+
+    def release(self) -> None:
+        """Lets the kept cell go."""
+        kept, self._kept = self._kept, None
+        self._backend.keeps_none(self)
+        if kept:
+            kept.kill()
+
+    def _make_cell(self, request: dict, payload: bytes = b"", fds: Sequence[int] = ()) -> Cell:
+        cell = Cell(self._supervisor, {**request, "workspace": self._name}, payload, fds)
+        self._cells.add(cell)
+        cell.gone.add_done_callback(lambda _: self._cells.discard(cell))
+        return cell
 
     async def _file_operation(self, request: dict, max_bytes: int, payload: bytes = b"") -> bytes:
         """Raises what the operation raised inside: OSError by its number, or ValueError."""
-        request = {**request, "workspace": self._name}
-        command = _Command(self._supervisor, request, payload, _FILE_TIMEOUT_S, self._limits, max_bytes + 65536)
+
+        def find_cell(command: Command, write_ends: list[int]) -> Cell:
+            return self._make_cell(request, payload, write_ends)
+
+        command = Command(find_cell, request, payload, _FILE_TIMEOUT_S, self._limits, max_bytes + 65536)
         await self._drive(command)
         command.raise_faults()
         head, _, data = bytes(command.report).partition(b"\n")
@@ -216,12 +261,11 @@ class JailWorkspace(Workspace):
             raise ValueError(error["text"])
         raise OSError(error["errno"], error["text"], request.get("path"))
 
-    async def _drive(self, command: "_Command") -> None:
+    async def _drive(self, command: "Command") -> None:
         """Runs a command to its end; when the caller is cancelled, the command is killed and cleans up by itself."""
         if self._closing is not None:
             raise SandboxError("the workspace is closed")
-        is_file = command.request["kind"] in ("read", "write", "changed")
-        slots = self._backend.file_operations if is_file else self._backend.commands
+        slots = self._backend.commands if command.is_command else self._backend.file_operations
         task = self._commands[command] = asyncio.create_task(command.run(slots))
         task.add_done_callback(lambda t: self._forget(command, t))
         try:
@@ -232,148 +276,16 @@ class JailWorkspace(Workspace):
             self._abandon(command)
             raise
 
-    def _abandon(self, command: "_Command") -> None:
+    def _abandon(self, command: "Command") -> None:
         if command.is_waiting:
             self._commands[command].cancel()
         else:
             command.abandon()
 
-    def _forget(self, command: "_Command", task: asyncio.Task) -> None:
+    def _forget(self, command: "Command", task: asyncio.Task) -> None:
         self._commands.pop(command, None)
+        if command.cell is not None and command.is_command:
+            self._give_back(command.cell)
         if not task.cancelled():
             # Looked at, so that an abandoned command's error is not reported as never retrieved.
             task.exception()
-
-
-@dataclass(eq=False)
-class _Command:
-    """One forked child from request to end: its pipes, its deadline, and what came out."""
-
-    supervisor: Supervisor
-    request: dict
-    payload: bytes
-    timeout_s: float
-    limits: Limits
-    report_bytes: int
-    report: bytearray = field(default_factory=bytearray)
-    # The limit for which we stopped it.
-    stopped: Ended | None = None
-
-    def __post_init__(self) -> None:
-        self._job_id: int | None = None
-        self._abandoned = False
-        self._status = bytearray()
-        self._started_at: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.output = HeadTail(self.limits.output_kept_bytes)
-        self._end: dict = {}
-
-    async def run(self, slots: asyncio.Semaphore) -> None:
-        """Waits for a slot, runs, and returns when the child is reaped and its pipes are drained."""
-        async with slots:
-            loop = asyncio.get_running_loop()
-            sinks = (self._add_output, self._add_status, self._add_report)
-            if self.request["kind"] == "exec":
-                sinks = sinks[:2]
-            pipes = [DrainedPipe(loop, sink) for sink in sinks]
-            try:
-                self._job_id = self.supervisor.post(
-                    "job",
-                    [self._memory_file(), *(pipe.take_write_end() for pipe in pipes)],
-                    workspace=self.request["workspace"],
-                    is_command=self.request["kind"] in jobs.COMMANDS,
-                )
-                self._timer = loop.call_later(_START_TIMEOUT_S, self.kill)
-                self._end = await self.supervisor.answer(self._job_id)
-                # All who could write are dead, so the ends of the pipes come.
-                await asyncio.gather(*(pipe.closed for pipe in pipes))
-            finally:
-                if self._timer:
-                    self._timer.cancel()
-                for pipe in pipes:
-                    pipe.close()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether nothing of it has been started yet."""
-        return self._job_id is None
-
-    def abandon(self) -> None:
-        self._abandoned = True
-        self.kill()
-
-    def kill(self) -> None:
-        if self._job_id is not None:
-            with suppress(SandboxError):
-                self.supervisor.post("kill", job=self._job_id)
-
-    def _stop(self, why: Ended) -> None:
-        if self.stopped is None:
-            self.stopped = why
-            self.kill()
-
-    def _memory_file(self) -> int:
-        fd = os.memfd_create("request")
-        with os.fdopen(os.dup(fd), "wb") as f:
-            f.write(json.dumps(self.request).encode() + b"\n" + self.payload)
-        return fd
-
-    def _add_output(self, data: bytes) -> None:
-        self.output.add(data)
-        if self.output.total_bytes > self.limits.output_stop_bytes:
-            self._stop(Ended.OUTPUT_LIMIT)
-
-    def _add_report(self, data: bytes) -> None:
-        if len(self.report) + len(data) > self.report_bytes:
-            self.report.clear()
-            self.report_bytes = 0
-            self._stop(Ended.OUTPUT_LIMIT)
-        else:
-            self.report += data
-
-    def _add_status(self, data: bytes) -> None:
-        self._status += data
-        if self._started_at is None and self._status.startswith(b"start\n"):
-            self._started_at = time.monotonic()
-            if self._timer:
-                self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(self.timeout_s, self._stop, Ended.TIMEOUT)
-
-    def raise_faults(self) -> None:
-        for line in self._status.decode(errors="replace").splitlines():
-            if line.startswith("error "):
-                _, number, text = line.split(" ", 2)
-                raise SetupError(f"the sandbox could not be made: {text}", int(number))
-
-    def result(self) -> ExecResult:
-        """Raises SandboxError when the command never ran."""
-        self.raise_faults()
-        if self._abandoned:
-            raise SandboxError("the workspace was closed while a command ran")
-        if self._started_at is None:
-            raise SandboxError(f"the command did not start within {_START_TIMEOUT_S:.0f} s; the host is overloaded")
-        output, omitted = self.output.result()
-        told = self._status.decode().splitlines()
-        last = told[-1].split()
-        measured = float(last[2]) if len(last) == 3 else time.monotonic() - self._started_at
-        ended, code = self._classify(last, "processes" in told)
-        return ExecResult(ended, code, output, omitted, measured)
-
-    def _classify(self, last: list[str], was_full: bool) -> tuple[Ended, int]:
-        """The most telling cause. A command that succeeded has succeeded, whatever limits it met on its way."""
-        if last[:2] == ["exit", "0"]:
-            return Ended.EXITED, 0
-        if self._end["out_of_memory"] or last[0] == "memory":
-            # The workspace's files are memory too: when they took most of it, the disk was what was filled.
-            by_files = self._end["file_bytes"] * 2 > self.limits.memory_mib << 20
-            return (Ended.OUT_OF_DISK if by_files else Ended.OUT_OF_MEMORY), -1
-        if self._end["out_of_processes"] or was_full:
-            return Ended.OUT_OF_PROCESSES, -1
-        if self.stopped:
-            return self.stopped, -1
-        if self._end["disk_full"]:
-            return Ended.OUT_OF_DISK, -1
-        if last[0] == "exit":
-            return Ended.EXITED, int(last[1])
-        # Without a last line the whole namespace was killed from outside; SIGKILL is what the command saw.
-        return Ended.SIGNALED, int(last[1]) if last[0] == "signal" else 9

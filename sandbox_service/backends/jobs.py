@@ -1,13 +1,9 @@
-"""What a child of the zygote does: enter the jail, give up every privilege, run one command or one trusted operation.
+"""What a child of the zygote does: enter the jail, give up every privilege, and do one trusted operation there.
 
-The child is pid 1 of its own pid namespace. It stays trusted and starts the command as its child, so that the command
-has ordinary signals; when it ends, the kernel kills everything in the namespace. Over the status pipe it sends lines:
+`init.py` has what it does to run commands. Over its channel to the service the child sends lines:
 
-    start               the command is about to run
-    exit CODE WALL_S    it exited; signal NUMBER WALL_S when a signal ended it
-    processes           it had as many processes as it may; memory: it used too much and is stopped (only told on hosts
-                        without control groups)
-    error ERRNO TEXT    the sandbox could not be made: never the command's fault
+    exit 0 0            the operation is done
+    error ERRNO TEXT    the sandbox could not be made: never the fault of what is in it
 """
 
 import errno
@@ -16,6 +12,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -26,7 +23,6 @@ from contextlib import suppress
 from sandbox_service.backends import files, rootfs
 from sandbox_service.backends import namespaces as ns
 from sandbox_service.backends.base import PACKAGES, WORKSPACE
-from sandbox_service.backends.cgroups import Hierarchy
 
 ENVIRONMENT = {
     "PATH": f"{rootfs.PYTHON}:/usr/local/bin:/usr/bin:/bin",
@@ -41,63 +37,43 @@ ENVIRONMENT = {
 }
 # Kinds of requests that run code of the sandbox.
 COMMANDS = ("exec", "harness")
-_POLL_S = 0.05
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Job:
-    """One request as the child sees it. `fds` are output, status and (unless a plain command) report."""
+    """One request as a child sees it. Only a command has an output; a plain one has no report."""
 
-    def __init__(self, request: dict, payload: bytes, fds: list[int], host: rootfs.Host, groups: Hierarchy):
-        self.kind, self.workspace = request["kind"], request["workspace"]
-        self.request, self.payload = request, payload
-        self.output_fd, self.status_fd, self.report_fd = fds
-        self.host, self.groups = host, groups
+    def __init__(self, request: dict, payload: bytes, channel: socket.socket, *, output_fd: int = -1, report_fd: int):
+        self.kind = request["kind"]
+        self.request, self.payload, self.channel = request, payload, channel
+        self.output_fd, self.report_fd = output_fd, report_fd
         self.python = f"{rootfs.PYTHON}/python3"
-        self.is_command = self.kind in COMMANDS
 
     def tell(self, line: str) -> None:
-        os.write(self.status_fd, line.encode(errors="replace")[:4000] + b"\n")
+        self.channel.send(line.encode(errors="replace")[:4000])
 
 
-def prepare(groups: Hierarchy, group: str) -> None:
-    """What takes longest and needs no job: control group, and namespaces that hold nothing of a workspace."""
-    if groups.parents:
-        groups.join(group)
-    ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWIPC | ns.CLONE_NEWUTS | ns.CLONE_NEWCGROUP)
-    ns.loopback_up()
-    ns.set_hostname("sandbox")
+def read_request(fd: int) -> tuple[dict, bytes]:
+    """A request and its payload lie in a memory file."""
+    with open(fd, "rb") as f:
+        f.seek(0)
+        return json.loads(f.readline()), f.read()
 
 
-def main(job: Job, filter_program: bytes, layers: tuple[str, str], fault: OSError | None) -> None:
-    """Runs in the forked child and never returns. `fault`: why the child could not be prepared for a command."""
-    code = 1
-    try:
-        ns.close_all_except({job.output_fd, job.status_fd, job.report_fd})
-        reset_signals()
-        # Under memory pressure of the host a sandbox goes before the service.
-        write_if_possible("/proc/self/oom_score_adj", "500")
-        if job.is_command:
-            if fault is not None:
-                raise fault
-            limits = job.request["limits"]
-            # One more than the command may have: the supervisor.
-            job.groups.limit(job.request["group"], limits["memory_bytes"], limits["processes"] + 1)
-            _enter(job)
-            _supervise(job, filter_program)
-        elif job.kind == "changed":
-            send_report(job, lambda: pack(files.changed_files(*layers, job.request["max_bytes"])))
-        else:
-            _enter(job)
-            send_report(job, lambda: _file_operation(job))
-        code = 0
-    except BaseException as e:
-        with suppress(OSError):
-            where = traceback.extract_tb(e.__traceback__)[-1]
-            number = getattr(e, "errno", None) or 0
-            job.tell(f"error {number} {e} ({type(e).__name__} in {where.name}, line {where.lineno})".replace("\n", " "))
-    finally:
-        os._exit(code)
+def operate(job: Job, host: rootfs.Host, layers: tuple[str, str]) -> None:
+    """A file operation, in the forked child."""
+    if job.kind == "changed":
+        send_report(job, lambda: pack(files.changed_files(*layers, job.request["max_bytes"])))
+    else:
+        enter(job.request["workspace"], host)
+        send_report(job, lambda: _file_operation(job))
+
+
+def tell_fault(job: Job, fault: BaseException) -> None:
+    with suppress(OSError):
+        where = traceback.extract_tb(fault.__traceback__)[-1]
+        number = getattr(fault, "errno", None) or 0
+        text = f"error {number} {fault} ({type(fault).__name__} in {where.name}, line {where.lineno})"
+        job.tell(text.replace("\n", " "))
 
 
 def reset_signals() -> None:
@@ -108,18 +84,18 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _enter(job: Job) -> None:
+def enter(workspace: str, host: rootfs.Host) -> None:
     """Root of the file system, then an unprivileged user for good."""
     ns.unshare(ns.CLONE_NEWNS)
-    rootfs.mount_workspace(job.workspace)
-    if job.host.as_root:
+    rootfs.mount_workspace(workspace)
+    if host.as_root:
         os.setgroups([])
-        os.setresgid(job.host.gid, job.host.gid, job.host.gid)
-        os.setresuid(job.host.uid, job.host.uid, job.host.uid)
+        os.setresgid(host.gid, host.gid, host.gid)
+        os.setresuid(host.uid, host.uid, host.uid)
     # A change of user makes the process undumpable, and then it may not write its own maps.
     ns.set_dumpable(True)
     ns.unshare(ns.CLONE_NEWUSER)
-    ns.map_user(rootfs.SANDBOX_ID, rootfs.SANDBOX_ID, job.host.uid, job.host.gid)
+    ns.map_user(rootfs.SANDBOX_ID, rootfs.SANDBOX_ID, host.uid, host.gid)
     with open("/proc/sys/user/max_user_namespaces", "w") as f:
         f.write("0")
     ns.drop_capabilities()
@@ -138,33 +114,6 @@ def enter_workspace() -> None:
         os.chdir(WORKSPACE)
 
 
-def _supervise(job: Job, filter_program: bytes) -> None:
-    limits, by_group = job.request["limits"], job.groups.parents
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    lower(resource.RLIMIT_FSIZE, limits["disk_bytes"])
-    # Counted in this user namespace alone, so other sandboxes of the same user do not matter.
-    lower(resource.RLIMIT_NPROC, limits["processes"] + (16 if "pids" in by_group else 1))
-    if "memory" not in by_group:
-        lower(resource.RLIMIT_AS, 2 * limits["memory_bytes"] + (256 << 20))
-    job.tell("start")
-    started = time.monotonic()
-    pid = os.fork()
-    if pid == 0:
-        run_command(job, filter_program)
-    for fd in (job.output_fd, job.report_fd):
-        if fd >= 0:
-            os.close(fd)
-    is_limited = {"memory", "pids"} <= by_group.keys()
-    status = wait_for(pid) if is_limited else _wait_and_poll(pid, limits, job.tell)
-    wall_s = time.monotonic() - started
-    if status is None:
-        return
-    if os.WIFSIGNALED(status):
-        job.tell(f"signal {os.WTERMSIG(status)} {wall_s:.6f}")
-    else:
-        job.tell(f"exit {os.WEXITSTATUS(status)} {wall_s:.6f}")
-
-
 def wait_for(pid: int) -> int:
     """Reaps what is adopted until the command ends."""
     while True:
@@ -173,49 +122,8 @@ def wait_for(pid: int) -> int:
             return status
 
 
-def _wait_and_poll(pid: int, limits: dict, tell: Callable[[str], None]) -> int | None:
-    """As `_wait` on a host without control groups; None when the command has to go for its use of memory."""
-    was_full = False
-    # Between two polls a burst of memory goes unseen; what each process held at its peak, the kernel tells when it is
-    # reaped. A forked child starts with the pages of this process, which the peak counts too.
-    peak_kib = limits["memory_bytes"] // 1024 + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    while True:
-        ended, status, usage = os.wait4(-1, os.WNOHANG)
-        if ended and usage.ru_maxrss > peak_kib:
-            tell("memory")
-            return None
-        if ended and ended != pid:
-            continue
-        memory, processes = _usage()
-        # The limit itself is RLIMIT_NPROC; this only sees that it was met.
-        if not was_full and processes + (ended == pid) >= limits["processes"]:
-            was_full = True
-            tell("processes")
-        if memory > limits["memory_bytes"]:
-            tell("memory")
-            return None
-        if ended == pid:
-            return status
-        signal.sigtimedwait([signal.SIGCHLD], _POLL_S)
-
-
-def _usage() -> tuple[int, int]:
-    """Private resident bytes and number of threads of all processes of this namespace but the supervisor."""
-    pages = threads = 0
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or name == "1":
-            continue
-        with suppress(OSError, ValueError, IndexError):
-            with open(f"/proc/{name}/statm") as f:
-                resident, shared = map(int, f.read().split()[1:3])
-            pages += resident - shared
-            threads += len(os.listdir(f"/proc/{name}/task"))
-    return pages * _PAGE, threads
-
-
 def run_command(job: Job, filter_program: bytes) -> None:
-    """In the command's own process. Never returns."""
+    """In the command's own process. Never returns. An empty filter: it has been inherited."""
     code = 70
     try:
         os.setsid()
@@ -225,7 +133,8 @@ def run_command(job: Job, filter_program: bytes) -> None:
         os.dup2(job.output_fd, 2)
         ns.close_all_except({job.report_fd} if job.kind == "harness" else set())
         lower(resource.RLIMIT_NOFILE, job.request["limits"]["open_files"])
-        ns.install_filter(filter_program)
+        if filter_program:
+            ns.install_filter(filter_program)
         ns.set_dumpable(True)
         write_if_possible("/proc/self/oom_score_adj", "1000")
         environment = {**ENVIRONMENT, **job.request["env"]}

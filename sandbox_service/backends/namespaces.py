@@ -22,6 +22,11 @@ _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_IDMAP = 1, 2, 4, 0x100000
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR, _SYS_CLOSE_RANGE = 428, 429, 442, 436
+_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
+_FSCONFIG_CMD_CREATE = 6
+_SYS_SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
+_SYS_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
+_SCHED_ATTR_BYTES, _IOPRIO_WHO_PROCESS = 56, 1
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 
@@ -139,6 +144,30 @@ def set_hostname(name: str) -> None:
 def loopback_up() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         fcntl.ioctl(s, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP_RUNNING))
+
+
+def open_message_queues() -> int:
+    """The directory of the POSIX message queues of this ipc namespace, mounted nowhere."""
+    context = _check(_syscall(_SYS_FSOPEN, b"mqueue", ctypes.c_uint(1)), "fsopen mqueue")
+    try:
+        create = ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_CMD_CREATE), None, None, ctypes.c_int(0)
+        _check(_syscall(_SYS_FSCONFIG, *create), "fsconfig mqueue")
+        arguments = ctypes.c_int(context), ctypes.c_uint(1), ctypes.c_uint(0)
+        mount_fd = _check(_syscall(_SYS_FSMOUNT, *arguments), "fsmount mqueue")
+    finally:
+        os.close(context)
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount_fd)
+    finally:
+        os.close(mount_fd)
+
+
+def scheduling() -> tuple[bytes, int, frozenset[int]]:
+    """All that decides when and where this process runs: policy, niceness, clamps; class of its I/O; processors."""
+    attributes = ctypes.create_string_buffer(_SCHED_ATTR_BYTES)
+    _check(_syscall(_SYS_SCHED_GETATTR[MACHINE], 0, attributes, _SCHED_ATTR_BYTES, 0), "sched_getattr")
+    io = _check(_syscall(_SYS_IOPRIO_GET[MACHINE], _IOPRIO_WHO_PROCESS, 0), "ioprio_get")
+    return attributes.raw, io, frozenset(os.sched_getaffinity(0))
 
 
 def die_with_parent(signal_number: int) -> None:

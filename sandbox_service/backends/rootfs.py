@@ -232,14 +232,17 @@ class Workspaces:
 
     def is_full(self, name: str) -> bool:
         try:
-            usage = os.statvfs(f"{WORKSPACES}/{name}/data")
+            return is_full(os.statvfs(f"{WORKSPACES}/{name}/data"))
         except OSError:
             return False
-        return usage.f_bavail * usage.f_frsize < 16 * 1024 or usage.f_favail < 2
 
     def layers(self, name: str) -> tuple[str, str]:
         """Upper and lower directory of a workspace."""
         return f"{WORKSPACES}/{name}/data/upper", f"{WORKSPACES}/{name}/lower"
+
+
+def is_full(usage: os.statvfs_result) -> bool:
+    return usage.f_bavail * usage.f_frsize < 16 * 1024 or usage.f_favail < 2
 
 
 def _make_owner_map(uid: int, gid: int, shown_uid: int, shown_gid: int) -> int:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from sandbox_service.backends import cgroups, jobs, rootfs
+from sandbox_service.backends import cgroups, init, jobs, rootfs
 from sandbox_service.backends import namespaces as ns
 from sandbox_service.backends.seccomp import build_filter
 
@@ -223,16 +223,30 @@ class Zygote:
         """In the child."""
         ns.close_all_except({channel.fileno()})
         jobs.reset_signals()
-        fault = None
+        # Under memory pressure of the host a sandbox goes before the service.
+        jobs.write_if_possible("/proc/self/oom_score_adj", "500")
+        fault = prepared = None
         if is_command:
             try:
-                jobs.prepare(self._groups, group)
+                prepared = init.prepare(self._groups, group)
             except OSError as e:
                 fault = e
-        workspace, fds, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, _MAX_FDS)
-        if workspace:
-            job = _read_job(fds, group, self._host, self._groups)
-            jobs.main(job, self._filter, self._workspaces.layers(workspace.decode()), fault)
+        workspace, fds, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        if not workspace:
+            return
+        request, payload = jobs.read_request(fds[0])
+        request["workspace"] = workspace.decode()
+        job = jobs.Job(request, payload, socket.socket(fileno=fds[1]), report_fd=fds[2] if fds[2:] else -1)
+        ns.close_all_except({*fds[1:], *(prepared.fds if prepared else ())})
+        try:
+            if fault is not None:
+                raise fault
+            if is_command:
+                init.main(job, self._host, self._filter, self._groups, group, prepared)
+            else:
+                jobs.operate(job, self._host, self._workspaces.layers(request["workspace"]))
+        except BaseException as e:
+            jobs.tell_fault(job, e)
 
     def _reap(self) -> None:
         while self._running or self._spares:
@@ -279,13 +293,3 @@ class Zygote:
             groups = [group for group in groups if not self._groups.remove(group)]
             time.sleep(0.005 if groups else 0)
         self._groups.close()
-
-
-def _read_job(fds: list[int], group: str, host: rootfs.Host, groups: cgroups.Hierarchy) -> jobs.Job:
-    """In the child: the request and its payload lie in a memory file."""
-    with open(fds[0], "rb", closefd=False) as f:
-        f.seek(0)
-        request = json.loads(f.readline())
-        payload = f.read()
-    request["group"] = group
-    return jobs.Job(request, payload, [*fds[1:], -1][:3], host, groups)
