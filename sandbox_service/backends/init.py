@@ -83,10 +83,11 @@ def main(
     jobs.lower(resource.RLIMIT_NOFILE, max(limits["open_files"], _OWN_FILES))
     if "memory" not in groups.parents:
         jobs.lower(resource.RLIMIT_AS, 2 * limits["memory_bytes"] + (256 << 20))
-    null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.close(null)
+    # Every command has them until it gets its own.
+    for fd, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
+        null = os.open("/dev/null", flags)
+        os.dup2(null, fd)
+        os.close(null)
     ns.install_filter(filter_program)
     Init(job.channel, limits, prepared, eagerness, is_limited={"memory", "pids"} <= groups.parents.keys()).serve()
 
@@ -104,7 +105,7 @@ class Init:
 
     def serve(self) -> None:
         while True:
-            message, fds, _, _ = socket.recv_fds(self._channel, 16, 3, socket.MSG_CMSG_CLOEXEC)
+            message, fds = jobs.receive(self._channel)
             if not message:
                 return
             request, payload = jobs.read_request(fds[0])
@@ -189,6 +190,7 @@ class Init:
 
 def spawn(argv: Sequence[str], environment: Mapping[str, str], output_fd: int) -> int:
     """Executes a program of the sandbox in a session of its own. Raises OSError or ValueError, as os.execvpe does."""
+    ns.close_on_execute()
     actions = [(os.POSIX_SPAWN_DUP2, output_fd, fd) for fd in (1, 2)]
     options = {"file_actions": actions, "setsid": True, "setsigmask": []}
     if os.path.dirname(argv[0]):

@@ -29,21 +29,24 @@ from sandbox_service.workspaces import hold, make_packages
 
 _REPORT_BYTES = 8 << 20
 _FILE_TIMEOUT_S = 60.0
-# Sandboxes without a command that are kept for the next one of their workspace, the least used go first.
 KEPT = 128
 
 
 class JailBackend(Backend):
-    """`state_dir` holds the default packages; at most `max_running` commands run at the same time."""
+    """`state_dir` holds the default packages; at most `max_running` commands run at the same time.
+
+    `max_kept` sandboxes without a command wait for the next one of their workspace; the least used go first.
+    """
 
     name = "jail"
 
-    def __init__(self, state_dir: Path, *, max_running: int | None = None):
+    def __init__(self, state_dir: Path, *, max_running: int | None = None, max_kept: int = KEPT):
         self._state_dir = Path(state_dir)
         cores = len(os.sched_getaffinity(0))
         self.commands = asyncio.Semaphore(max_running or 2 * cores)
         self.file_operations = asyncio.Semaphore(2 * cores)
         self._workspaces: set[JailWorkspace] = set()
+        self._max_kept = max_kept
         # Those that keep a cell; the one that has been idle longest comes first.
         self._keeping: dict[JailWorkspace, None] = {}
         self._names = count(1)
@@ -105,7 +108,7 @@ class JailBackend(Backend):
         """Called when the workspace has begun to keep a cell."""
         self._keeping.pop(workspace, None)
         self._keeping[workspace] = None
-        while len(self._keeping) > KEPT:
+        while len(self._keeping) > self._max_kept:
             next(iter(self._keeping)).release()
 
     def keeps_none(self, workspace: "JailWorkspace") -> None:

@@ -6,6 +6,7 @@
     error ERRNO TEXT    the sandbox could not be made: never the fault of what is in it
 """
 
+import array
 import errno
 import io
 import json
@@ -37,6 +38,7 @@ ENVIRONMENT = {
 }
 # Kinds of requests that run code of the sandbox.
 COMMANDS = ("exec", "harness")
+_MAX_MESSAGE, _MAX_FDS = 1 << 16, 8
 
 
 class Job:
@@ -50,6 +52,20 @@ class Job:
 
     def tell(self, line: str) -> None:
         self.channel.send(line.encode(errors="replace")[:4000])
+
+
+def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """One message and the descriptors that came with it; empty at the end of the connection.
+
+    Not socket.recv_fds, which ignores its flags: what it receives, every program that is executed inherits.
+    """
+    fds = array.array("i")
+    room = socket.CMSG_SPACE(_MAX_FDS * fds.itemsize)
+    message, ancillary, _, _ = channel.recvmsg(_MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return message, list(fds)
 
 
 def read_request(fd: int) -> tuple[dict, bytes]:

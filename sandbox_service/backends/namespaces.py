@@ -23,7 +23,7 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_IDMAP = 1, 2, 4, 0x100000
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR, _SYS_CLOSE_RANGE = 428, 429, 442, 436
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
-_FSCONFIG_CMD_CREATE = 6
+_FSCONFIG_CMD_CREATE, _CLOSE_RANGE_CLOEXEC = 6, 4
 _SYS_SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
 _SYS_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
 _SCHED_ATTR_BYTES, _IOPRIO_WHO_PROCESS = 56, 1
@@ -205,6 +205,12 @@ def install_filter(program: bytes) -> None:
     _check(
         _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(fprog), 0, 0), "prctl SECCOMP_MODE_FILTER"
     )
+
+
+def close_on_execute() -> None:
+    """No descriptor from 3 on outlives the execution of a program."""
+    arguments = ctypes.c_uint(3), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(_CLOSE_RANGE_CLOEXEC)
+    _check(_syscall(_SYS_CLOSE_RANGE, *arguments), "close_range")
 
 
 def close_all_except(keep: set[int]) -> None:

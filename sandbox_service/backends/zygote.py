@@ -8,7 +8,6 @@ the kernel leaves nothing over when it dies. It dies when the service's end of t
 the service. (A parent-death signal would belong to the *thread* that spawned.)
 """
 
-import array
 import errno
 import gc
 import importlib
@@ -29,7 +28,7 @@ from sandbox_service.backends import cgroups, init, jobs, rootfs
 from sandbox_service.backends import namespaces as ns
 from sandbox_service.backends.seccomp import build_filter
 
-_MAX_MESSAGE, _MAX_FDS = 1 << 16, 8
+_MAX_MESSAGE = 1 << 16
 # Children that are prepared for a command before there is one.
 SPARES = min(8, max(2, len(os.sched_getaffinity(0))))
 
@@ -160,17 +159,12 @@ class Zygote:
 
     def _receive(self) -> bool:
         """Handles one request; False at the end of the connection."""
-        room = socket.CMSG_SPACE(_MAX_FDS * 4)
-        message, ancillary, _, _ = self._channel.recvmsg(_MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
+        message, fds = jobs.receive(self._channel)
         if not message:
             return False
-        fds = array.array("i")
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         request = json.loads(message)
         try:
-            self._handle(request, list(fds))
+            self._handle(request, fds)
         except OSError as e:
             _send(self._channel, {"id": request["id"], "error": str(e)})
         finally:
@@ -231,7 +225,7 @@ class Zygote:
                 prepared = init.prepare(self._groups, group)
             except OSError as e:
                 fault = e
-        workspace, fds, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        workspace, fds = jobs.receive(channel)
         if not workspace:
             return
         request, payload = jobs.read_request(fds[0])

@@ -27,7 +27,7 @@ def usable_interpreter() -> str | None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="these tests run as a plain user already")
-@pytest.mark.parametrize("module", ["test_jail_isolation.py", "test_jail.py", "test_contract.py"])
+@pytest.mark.parametrize("module", ["test_jail_isolation.py", "test_jail.py", "test_contract.py", "test_cells.py"])
 def test_as_a_plain_user(module, tmp_path_factory):
     interpreter = usable_interpreter()
     if interpreter is None:
