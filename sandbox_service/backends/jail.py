@@ -29,24 +29,23 @@ from sandbox_service.workspaces import hold, make_packages
 
 _REPORT_BYTES = 8 << 20
 _FILE_TIMEOUT_S = 60.0
-KEPT = 128
 
 
 class JailBackend(Backend):
     """`state_dir` holds the default packages; at most `max_running` commands run at the same time.
 
-    `max_kept` sandboxes without a command wait for the next one of their workspace; the least used go first.
+    `max_kept` sandboxes, of some 4 MiB each, wait for the next command of their workspace; who has waited longest goes.
     """
 
     name = "jail"
 
-    def __init__(self, state_dir: Path, *, max_running: int | None = None, max_kept: int = KEPT):
+    def __init__(self, state_dir: Path, *, max_running: int | None = None, max_kept: int | None = None):
         self._state_dir = Path(state_dir)
         cores = len(os.sched_getaffinity(0))
         self.commands = asyncio.Semaphore(max_running or 2 * cores)
         self.file_operations = asyncio.Semaphore(2 * cores)
         self._workspaces: set[JailWorkspace] = set()
-        self._max_kept = max_kept
+        self._max_kept = 16 * cores if max_kept is None else max_kept
         # Those that keep a cell; the one that has been idle longest comes first.
         self._keeping: dict[JailWorkspace, None] = {}
         self._names = count(1)

@@ -143,10 +143,10 @@ time.sleep(0.3)
         STAY
         + """
 for _ in range(5):
-    pid = os.fork()
-    if pid == 0:
-        stay()
-    os.kill(pid, signal.SIGSTOP)
+    if os.fork() == 0:
+        for n in range(3):
+            os.close(n)
+        os.kill(os.getpid(), signal.SIGSTOP)
 for _ in range(5):
     if os.fork() == 0:
         if os.fork() == 0:
@@ -204,15 +204,17 @@ except OSError:
 with open("/tmp/big", "wb") as f:
     for _ in range(12):
         f.write(bytes(1 << 20))
-if os.fork() == 0:
-    os.setsid()
-    held_memory = bytearray(b"x") * (60 << 20)
-    open("/tmp/ready", "w").close()
-    stay()
-for _ in range(300):
-    if os.path.exists("/tmp/ready"):
-        break
-    time.sleep(0.01)
+for i in range(4):
+    if os.fork() == 0:
+        os.setsid()
+        taken = bytearray(b"x") * (15 << 20)
+        open(f"/tmp/ready{i}", "w").close()
+        stay()
+for i in range(4):
+    for _ in range(300):
+        if os.path.exists(f"/tmp/ready{i}"):
+            break
+        time.sleep(0.01)
         """,
         """
         x = bytearray(b"x") * (70 << 20)
