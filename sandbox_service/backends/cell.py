@@ -44,7 +44,7 @@ class Cell:
         # Whether another command may be sent.
         self.is_usable = True
         self.has_served = False
-        self._hear: Callable[[str], None] = lambda line: None
+        self._hear: Callable[[str], None] = _ignore
         self._end: asyncio.Future[dict] | None = None
         self._before = dict.fromkeys((*_COUNTED, "held_bytes"), 0)
         try:
@@ -116,6 +116,7 @@ class Cell:
         counted = {name: end[name] - self._before[name] for name in _COUNTED}
         counted["file_bytes"] = end["file_bytes"] - self._before["held_bytes"]
         self._before.update({name: end[name] for name in self._before if name in end})
+        self._hear = _ignore
         if self._end is not None and not self._end.done():
             self._end.set_result({**end, **counted})
 
@@ -135,6 +136,10 @@ class Cell:
         if self._channel.fileno() >= 0:
             self._loop.remove_reader(self._channel)
             self._channel.close()
+
+
+def _ignore(line: str) -> None:
+    """What is said while there is no command."""
 
 
 def memory_file(request: dict, payload: bytes) -> int:

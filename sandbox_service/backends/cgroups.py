@@ -1,4 +1,4 @@
-"""Control groups, version 1, 2 or none: one group per command limits its memory and its processes.
+"""Control groups, version 1, 2 or none: one group per sandbox limits its memory and its processes.
 
 The groups of one owner (a jail) lie in a directory `skillrl-BOOT-PID-START` of its own below each controller, so that
 several share a host and what a dead one left behind can be told and removed.

@@ -144,6 +144,7 @@ class Init:
                 jobs.run_command(job, b"")
             return pid, 0
         argv = job.request["argv"]
+        ns.close_on_execute()
         # Inherited. When memory runs out, what belongs to the command goes before this process.
         os.pwrite(self._eagerness, b"1000", 0)
         try:
@@ -190,7 +191,6 @@ class Init:
 
 def spawn(argv: Sequence[str], environment: Mapping[str, str], output_fd: int) -> int:
     """Executes a program of the sandbox in a session of its own. Raises OSError or ValueError, as os.execvpe does."""
-    ns.close_on_execute()
     actions = [(os.POSIX_SPAWN_DUP2, output_fd, fd) for fd in (1, 2)]
     options = {"file_actions": actions, "setsid": True, "setsigmask": []}
     if os.path.dirname(argv[0]):

@@ -1,6 +1,7 @@
 """The embedded jail: workspaces and commands isolated by namespaces, without a daemon.
 
-`zygote.py` makes the sandboxes; this is the service's asynchronous side: pipes, deadlines, and what an end means.
+`zygote.py` makes the sandboxes, `init.py` runs commands in them; this is the service's asynchronous side: which sandbox
+a command gets. `cell.py` has its pipes, its deadline, and what its end means.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
-"""The process that makes sandboxes: one thread, warm imports, a fork for each command.
+"""The process that makes sandboxes: one thread, warm imports, a fork for each sandbox and each file operation.
 
 The service starts it and speaks to it over a socket (`SOCK_SEQPACKET`, JSON, descriptors beside it). It holds no task
-data: what a command gets travels in a memory file that only the forked child reads.
+data: what a command gets travels in a memory file that only the forked child reads, by a channel that the zygote
+only hands on.
 
 It is pid 1 of a pid namespace that contains every sandbox's own, and all mounts live in its private mount namespace:
 the kernel leaves nothing over when it dies. It dies when the service's end of the socket closes, even by `kill -9` of

@@ -75,6 +75,12 @@ def test_version_1(tmp_path, kernel):
     (memory / "memory.stat").write_text("cache 1\nshmem 4096\n")
     (pids / "pids.events").write_text("max 3\n")
     assert found.events("7") == cgroups.Events(2, 3, 4096)
+    group = cgroups.Group(found, "7")
+    group.raise_memory(2 << 20)
+    assert (group.events(), group.held_bytes()) == (cgroups.Events(2, 3, 4096), 4096)
+    group.close()
+    for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
+        assert (memory / name).read_text() == "2097152"
 
 
 def test_version_2_asks_for_its_controllers(tmp_path, kernel):
@@ -105,11 +111,19 @@ def test_version_2_asks_for_its_controllers(tmp_path, kernel):
     assert (parent / "7/pids.max").read_text() == "5"
     (parent / "7/memory.events").write_text("low 0\noom 1\noom_kill 1\n")
     assert found.events("7") == cgroups.Events(1, 0, 0)
+    group = cgroups.Group(found, "7")
+    group.raise_memory(2 << 20)
+    assert (group.events(), group.held_bytes()) == (cgroups.Events(1, 0, 0), 0)
+    group.close()
+    assert (parent / "7/memory.max").read_text() == "2097152" and (parent / "7/memory.swap.max").read_text() == "0"
 
 
 def test_no_groups(tmp_path):
     assert cgroups.find(fake(tmp_path, "20 1 0:1 / /sys rw - sysfs sysfs rw\n", "0::/\n", {})) == cgroups.NONE
     assert cgroups.NONE.events("1") == cgroups.Events() and cgroups.NONE.remove("1")
+    group = cgroups.Group(cgroups.NONE, "1")
+    group.raise_memory(1 << 20)
+    assert (group.fds, group.events(), group.held_bytes()) == (set(), cgroups.Events(), 0)
 
 
 def test_only_leftovers_of_the_dead_are_stale(tmp_path):
