@@ -35,7 +35,6 @@ _POLL_S = 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # What process 1 itself needs, however few files a command may open.
 _OWN_FILES = 32
-_NO_QUEUES = frozenset({errno.ENODEV, errno.ENOSYS})
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Prepared:
     """What takes longest and needs no job; held open beyond the loss of all rights."""
 
     group: cgroups.Group
-    # Directory of the namespace's message queues; -1 when the kernel has none.
+    # Directory of the namespace's message queues; -1 when it cannot be had, and then commands can have no queues.
     queues_fd: int
 
     @property
@@ -58,12 +57,9 @@ def prepare(groups: cgroups.Hierarchy, group: str) -> Prepared:
     ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWIPC | ns.CLONE_NEWUTS | ns.CLONE_NEWCGROUP)
     ns.loopback_up()
     ns.set_hostname("sandbox")
-    try:
+    queues_fd = -1
+    with suppress(OSError):
         queues_fd = ns.open_message_queues()
-    except OSError as e:
-        if e.errno not in _NO_QUEUES:
-            raise
-        queues_fd = -1
     return Prepared(cgroups.Group(groups, group), queues_fd)
 
 
@@ -81,6 +77,8 @@ def main(
     # Counted in this user namespace alone, so other sandboxes of the same user do not matter.
     jobs.lower(resource.RLIMIT_NPROC, limits["processes"] + (16 if "pids" in groups.parents else 1))
     jobs.lower(resource.RLIMIT_NOFILE, max(limits["open_files"], _OWN_FILES))
+    if prepared.queues_fd < 0:
+        jobs.lower(resource.RLIMIT_MSGQUEUE, 0)
     if "memory" not in groups.parents:
         jobs.lower(resource.RLIMIT_AS, 2 * limits["memory_bytes"] + (256 << 20))
     # Every command has them until it gets its own.
