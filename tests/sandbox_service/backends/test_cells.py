@@ -122,7 +122,9 @@ def test_limits_count_anew_for_each_command(jail, workspace):
     assert jail.python(workspace, take.format(128)).ended is Ended.OUT_OF_MEMORY
     assert jail.sh(workspace, "head -c 14M /dev/zero > more").ended is Ended.OUT_OF_DISK
     assert jail.sh(workspace, "rm big more; exit 2").exit_code == 2
-    assert jail.python(workspace, take.format(72)).ended is Ended.OUT_OF_MEMORY
+    # Without control groups the measure is coarser than the size of these files.
+    if "memory" in jail.backend.supervisor.facts["controllers"]:
+        assert jail.python(workspace, take.format(62)).ended is Ended.OUT_OF_MEMORY
 
 
 def test_a_sandbox_that_died_while_it_waited_is_replaced(jail, workspace, command_lines):
