@@ -41,7 +41,8 @@ ASSAULTS = [
             except OSError:
                 pass
         """,
-        *(TIMEOUT, PROCESSES, EXITED, SIGNALED),
+        # By memory as above.
+        *(TIMEOUT, PROCESSES, EXITED, SIGNALED, MEMORY),
         timeout_s=SHORT_S,
         deep=True,
     ),
