@@ -13,6 +13,7 @@ from sandbox_service.graders import (
     reproduction,
     review,
     reward_file,
+    sanitizer,
     security,
     terminal,
     unit_tests,
@@ -39,7 +40,7 @@ _GRADERS = {
 
 # Kinds whose generated tasks are graded here, and whose records of datasets bring a rule of their own.
 _OWN_RULES = {"security", "ml_engineering", "terminal"}
-_RULES = {"reward_file": reward_file.grade, "leaderboard": leaderboard.grade}
+_RULES = {"reward_file": reward_file.grade, "leaderboard": leaderboard.grade, "sanitizer": sanitizer.grade}
 
 
 async def grade(request: GradeRequest, runner: Runner) -> Grade:

@@ -56,12 +56,6 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     return await _Trial(request, runner, await runner.tree_files(request.task_set, request.instance.tree)).grade()
 
 
-async def state_after(request: GradeRequest, runner: Runner, script: str, *, with_solution: bool = False) -> bytes:
-    """The state that a script leaves when it is run as an agent's commands are. Raises ValueError as `capture` does."""
-    files = await runner.tree_files(request.task_set, request.instance.tree)
-    return await _Trial(request, runner, files).state_after(script, with_solution=with_solution)
-
-
 class _Trial:
     """Runs for one request."""
 
@@ -69,10 +63,9 @@ class _Trial:
         self._request, self._runner, self._environment = request, runner, request.environment
         self._name = request.instance.instance_id
         self._tests = {p: data for p, data in files.items() if p.startswith("tests/")}
-        self._solution = {p: data for p, data in files.items() if p.startswith("solution/")}
-        for folder, found in (("tests", self._tests), ("solution", self._solution)):
-            if not found:
-                raise TaskFault(f"{self._name}: it has no folder {folder}; a task that nothing proves is not graded")
+        for name in ("tests/test.sh", "solution/solve.sh"):
+            if name not in files:
+                raise TaskFault(f"{self._name}: it has no {name}; a task that nothing proves is not graded")
 
     async def grade(self) -> Grade:
         handed = self._request.state
@@ -124,7 +117,7 @@ class _Trial:
     async def _solved(self) -> tuple[bytes, Verified]:
         script = self._request.instance.expected.get("gold_script", "")
         try:
-            archive = await self.state_after(script, with_solution=True)
+            archive = await state.state_after(self._request, self._runner, script, with_solution=True)
         except ValueError as e:
             raise TaskFault(f"{self._name}: the state that its solution leaves: {e}") from e
         run = await self._verify(archive, self._tests)
@@ -136,23 +129,13 @@ class _Trial:
         return archive, run
 
     async def _start(self) -> bytes:
-        return await self.state_after("true")
-
-    async def state_after(self, script: str, *, with_solution: bool = False) -> bytes:
-        with self._runner.folder_for_one() as folder:
-            if with_solution:
-                await asyncio.to_thread(_place, folder / "harness", self._solution)
-            async with self._workspace(folder) as workspace:
-                await state.fill(workspace, self._environment)
-                script = f"cd {shlex.quote(self._environment.workdir)}\n{script}"
-                await state.bash(workspace, script, self._environment.timeout_s)
-                return await state.capture(workspace)
+        return await state.state_after(self._request, self._runner, "true")
 
     async def _verify(self, archive: bytes | None, tests: Mapping[str, bytes]) -> Verified:
         with self._runner.folder_for_one() as folder:
             pipes = await asyncio.to_thread(_lay_out, folder / "harness", tests)
             try:
-                async with self._workspace(folder) as workspace:
+                async with state.workspace_of(self._request, self._runner, folder) as workspace:
                     await state.restore(workspace, self._environment, archive)
                     workdir = shlex.quote(self._environment.workdir)
                     script = (
@@ -164,13 +147,6 @@ class _Trial:
                 for fd in pipes.values():
                     os.close(fd)
         return Verified(done.ended, written, done.output.decode(errors="replace")[-LOG_KEPT_CHARACTERS:])
-
-    def _workspace(self, packages: Path):
-        request = self._request
-        overlays = (request.task.visible,)
-        return self._runner.workspace(
-            request.task_set, request.instance.tree, overlays, self._environment, packages=packages
-        )
 
 
 def _reward(run: Verified, *known: tuple[float | None, ...]) -> float:
@@ -186,7 +162,7 @@ def _lay_out(harness: Path, tests: Mapping[str, bytes]) -> dict[str, int]:
     """Tests and reward pipes as the sandbox will see them; the pipes' reading ends by the name of their file."""
     logs = harness / "logs/verifier"
     logs.mkdir(parents=True)
-    _place(harness, tests)
+    state.place(harness, tests)
     for name in _REPORTS:
         (logs / name).symlink_to(f"{_REPORTS_FOLDER}/{name}")
     pipes = {}
@@ -196,16 +172,6 @@ def _lay_out(harness: Path, tests: Mapping[str, bytes]) -> dict[str, int]:
         (logs / name).chmod(0o622)
         pipes[name] = os.open(logs / name, os.O_RDONLY | os.O_NONBLOCK)
     return pipes
-
-
-def _place(root: Path, files: Mapping[str, bytes]) -> None:
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        path.chmod(0o755)
-    for folder in (root.parent, root, *(p for p in root.rglob("*") if p.is_dir())):
-        folder.chmod(0o755)
 
 
 def _written(name: str, fd: int) -> tuple[float | None, ...]:

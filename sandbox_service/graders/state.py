@@ -6,20 +6,27 @@ is read-only and there only while it is needed. All else of the image is read-on
 the whole state that an agent can leave.
 """
 
+import asyncio
+import contextlib
 import io
 import os
+import shlex
 import tarfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from sandbox_service.backends.base import PACKAGES, WORKSPACE, Ended, ExecResult, Limits, Workspace
 from sandbox_service.errors import TaskSetError
+from sandbox_service.graders.base import GradeRequest
 from sandbox_service.graders.paths import HARNESS_NAMES, RUNNER_MODULES
+from sandbox_service.runner import Runner
 from sandbox_service.tasks import Environment
 
 RULES = frozenset({"reward_file", "sanitizer"})
 START = "/skillrl/start"
+# The proof of a fault, where a task has one: what stands there at the start, and where the image's link to it leads.
+PROOF_START, PROOF = "/skillrl/testcase", "/tmp/testcase"
 HARNESS = f"{PACKAGES}/harness"
 BASH = "/bin/bash"
 MAX_BYTES = 32 << 20
@@ -55,7 +62,12 @@ async def fill(workspace: Workspace, environment: Environment) -> None:
     """Makes an empty workspace the start of its task, where the rule is one of these; else does nothing."""
     if environment.rule not in RULES:
         return
-    done = await bash(workspace, f"cp -R -d --preserve=mode,timestamps,links {START}/. {WORKSPACE}/", _TIMEOUT_S)
+    copy = "cp -R -d --preserve=mode,timestamps,links"
+    script = (
+        f"{copy} {START}/. {WORKSPACE}/ || exit 1\n"
+        f"[ ! -d {PROOF_START} ] || {{ {copy} {PROOF_START} {PROOF} && chmod -R u+w {PROOF}; }}"
+    )
+    done = await bash(workspace, script, _TIMEOUT_S)
     if done.ended is not Ended.EXITED or done.exit_code:
         raise TaskSetError(
             f"{environment.environment_id}: its image has no start ({done.output.decode(errors='replace')[-300:]}); "
@@ -87,9 +99,47 @@ async def bash(workspace: Workspace, script: str, timeout_s: float, limits: Limi
     return await workspace.run([BASH, "-c", script], timeout_s=timeout_s, limits=limits)
 
 
+async def state_after(request: GradeRequest, runner: Runner, script: str, *, with_solution: bool = False) -> bytes:
+    """The state that a script leaves when it is run as an agent's commands are. Raises ValueError as `capture` does."""
+    files = await runner.tree_files(request.task_set, request.instance.tree)
+    environment = request.environment
+    with runner.folder_for_one() as folder:
+        if with_solution:
+            brought = {p: data for p, data in files.items() if p.startswith("solution/")}
+            await asyncio.to_thread(place, folder / "harness", brought)
+        async with workspace_of(request, runner, folder) as workspace:
+            await fill(workspace, environment)
+            await bash(workspace, f"cd {shlex.quote(environment.workdir)}\n{script}", environment.timeout_s)
+            return await capture(workspace)
+
+
+def workspace_of(
+    request: GradeRequest, runner: Runner, packages: Path | None = None
+) -> contextlib.AbstractAsyncContextManager[Workspace]:
+    """An empty workspace for the request's task."""
+    overlays = (request.task.visible,)
+    return runner.workspace(request.task_set, request.instance.tree, overlays, request.environment, packages=packages)
+
+
+def place(root: Path, files: Mapping[str, bytes]) -> None:
+    """Writes what the harness brings, for all to read."""
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(0o755)
+    for folder in (root.parent, root, *(p for p in root.rglob("*") if p.is_dir())):
+        folder.chmod(0o755)
+
+
 def names(archive: bytes) -> frozenset[str]:
     """Paths of all that is in a state of ours. Raises ValueError."""
     return frozenset(PurePosixPath(m.name).as_posix() for m in _members(archive)[0])
+
+
+def files(archive: bytes) -> dict[str, bytes]:
+    """The regular files of a state. Raises ValueError when the archive is damaged."""
+    return _members(archive)[1]
 
 
 def cleaned(archive: bytes, own: Collection[str], workdir: str) -> Cleaned:

@@ -34,7 +34,7 @@ from sandbox_service.backends.jail import JailBackend
 from sandbox_service.errors import IsolationError, SandboxError
 from sandbox_service.graders import grade
 from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
-from sandbox_service.graders.reward_file import state_after
+from sandbox_service.graders.state import state_after
 from sandbox_service.runner import Runner
 from sandbox_service.tasks import HiddenTask, TaskSet, Validation, read_task_set, write_validations
 from sandbox_service.workspaces import Trees

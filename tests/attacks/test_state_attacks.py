@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,17 +14,18 @@ from pathlib import Path
 import dataset_rows as rows
 import pytest
 import state_attacks
-from engine import IMAGE
+from engine import IMAGE, make_image
 
 from sandbox_service.backends.docker import DockerBackend
 from sandbox_service.graders import Grade, GradeRequest, Submission, grade
-from sandbox_service.graders.reward_file import state_after
+from sandbox_service.graders.state import state_after
 from sandbox_service.runner import Runner
 from sandbox_service.sessions import Sessions
 from sandbox_service.tasks import read_task_set
 from sandbox_service.workspaces import Trees
+from skillrl.tasks.cheats import PROGRAMS
 from skillrl.tasks.readers.__main__ import main
-from skillrl.tasks.readers.build_images import build, images_of
+from skillrl.tasks.readers.build_images import build, images_of, run_build
 
 pytestmark = pytest.mark.deep
 
@@ -48,6 +50,18 @@ class Stage:
         return self.loop.run(grade(request, self.runner))
 
 
+@contextlib.contextmanager
+def staged(engine, tasks, image: str):
+    # Not below pytest's own folder: the engine shows it to containers by its path.
+    with asyncio.Runner() as loop, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as state:
+        backend = DockerBackend(Path(state, "state"), image, socket_path=engine.socket, pool=0)
+        loop.run(backend.start())
+        try:
+            yield Stage(loop, Runner(backend, Trees(Path(state, "trees"))), tasks, image)
+        finally:
+            loop.run(backend.stop())
+
+
 @pytest.fixture(scope="module")
 def stage(engine, tmp_path_factory):
     folder = tmp_path_factory.mktemp("harbor")
@@ -57,15 +71,27 @@ def stage(engine, tmp_path_factory):
         build(client, image, files)
     client.close()
     assert main(["harbor", str(source), f"--out={folder / 'set'}"]) == 0
-    tasks = read_task_set(folder / "set", [image.name])
-    # Not below pytest's own folder: the engine shows it to containers by its path.
-    with asyncio.Runner() as loop, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as state:
-        backend = DockerBackend(Path(state, "state"), image.name, socket_path=engine.socket, pool=0)
-        loop.run(backend.start())
-        try:
-            yield Stage(loop, Runner(backend, Trees(Path(state, "trees"))), tasks, image.name)
-        finally:
-            loop.run(backend.stop())
+    with staged(engine, read_task_set(folder / "set", [image.name]), image.name) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def faulty(engine, tmp_path_factory):
+    """A C program whose fault a sanitizer reports."""
+    if not shutil.which("gcc"):
+        pytest.skip("no gcc here to make an image with; run `apt-get install --no-install-recommends gcc libc6-dev`")
+    folder = tmp_path_factory.mktemp("faulty")
+    source = folder / "rows.jsonl"
+    source.write_text(json.dumps(rows.sec_bench_sums()) + "\n")
+    client = engine.client()
+    make_image(client, "local/gcc:1", ("gcc", "libc6-dev", "make"))
+    ((image, _),) = images_of(str(source), "sec_bench")
+    run_build(client, rows.sums_image("local/gcc:1"), image.published, network="none")
+    build(client, image, {})
+    client.close()
+    assert main(["sec_bench", str(source), f"--out={folder / 'set'}"]) == 0
+    with staged(engine, read_task_set(folder / "set", [image.name]), image.name) as made:
+        yield made
 
 
 def test_the_solution_earns_all_and_nothing_earns_nothing(stage):
@@ -129,3 +155,35 @@ def test_an_agent_solves_it_through_the_service(stage, engine):
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         assert asyncio.run(episode()) == [0.0, 1.0]
+
+
+REPAIRS = {
+    "stops there": "sed -i 's/i < n \\&\\&/i < n \\&\\& n <= 16 \\&\\&/' tool.c",
+    "another text": "sed -i 's/  for (int i/  if (n >= 17) return puts(\"refused\") < 0 || 1;\\n  for (int i/' tool.c",
+}
+NO_REPAIRS = PROGRAMS | {
+    "refuses everything": "sed -i 's/  for (int i/  if (n) return 1;\\n  for (int i/' tool.c",
+    "knows the proof": "sed -i 's/  for (int i/  if (n == 40) return 1;\\n  for (int i/' tool.c",
+    "moves the end": "sed -i 's/malloc(16)/malloc(41)/' tool.c",
+    "no build": "echo broken >> tool.c",
+    "another Makefile": "printf 'tool: tool.c\\n\\tgcc -o tool tool.c\\n' > Makefile",
+}
+
+
+def test_the_gold_change_repairs_and_nothing_does_not(faulty):
+    gold = faulty.play("bash /solution/solve.sh", sees_solution=True)
+    assert gold.reward == 1, gold
+    assert gold.components["faulty_variants"] > 0 and gold.components["other_variants"] > 0
+    nothing = faulty.play(None)
+    assert nothing.reward == 0 and nothing.components["built"] == 1 and not nothing.components["repaired"], nothing
+
+
+@pytest.mark.parametrize("name", sorted(REPAIRS))
+def test_another_repair_is_as_good(faulty, name):
+    assert faulty.play(REPAIRS[name]).reward == 1
+
+
+@pytest.mark.parametrize("name", sorted(NO_REPAIRS))
+def test_what_repairs_nothing_earns_nothing(faulty, name):
+    result = faulty.play(NO_REPAIRS[name])
+    assert result.reward == 0, result

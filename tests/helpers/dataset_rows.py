@@ -210,6 +210,58 @@ def sec_bench() -> dict:
     }  # fmt: skip
 
 
+SUMS_C = """\
+#include <stdio.h>
+#include <stdlib.h>
+
+int main(int argc, char **argv) {
+  FILE *f = fopen(argv[1], "rb");
+  unsigned char *kept = malloc(16);
+  int n = f ? fgetc(f) : EOF, c, sum = 0;
+  if (n == EOF) {
+    puts("no input");
+    return 1;
+  }
+  for (int i = 0; i < n && (c = fgetc(f)) != EOF; i++) {
+    kept[i] = c;
+    sum += kept[i];
+  }
+  printf("%d of %d\\n", sum, n);
+  free(kept);
+  return 0;
+}
+"""
+CHECK_C = '  if (n > 16) {\n    puts("too long");\n    return 1;\n  }\n'
+SECB = """\
+#!/bin/bash
+case "$1" in
+  build) cd /src/tool && make -s ;;
+  repro) /src/tool/tool /testcase/poc ;;
+esac
+"""
+
+
+def sec_bench_sums() -> dict:
+    """A row whose image `sums_image` has."""
+    before = {"tool.c": SUMS_C}
+    after = {"tool.c": SUMS_C.replace("  for (int i", CHECK_C + "  for (int i")}
+    return sec_bench() | {
+        "instance_id": "sums.cve-2024-2", "lang": "c", "secb_sh": SECB, "build_sh": "make",
+        "patch": diff(before, after, ["tool.c"]), "bug_report": "tool crashes on some files",
+    }  # fmt: skip
+
+
+def sums_image(base: str) -> dict[str, bytes]:
+    """The folder that its published image is built of."""
+    return {
+        "Dockerfile": f"FROM {base}\nCOPY src /src/tool\nCOPY poc /testcase/poc\nCOPY secb /usr/local/bin/secb\n".encode(),
+        "src/tool.c": SUMS_C.encode(),
+        "src/Makefile": b"tool: tool.c\n\tgcc -g -fsanitize=address -o tool tool.c\n",
+        "poc": bytes([40, *range(50)]),
+        "secb": SECB.encode(),
+    }
+
+
 def write_task_repository(folder: Path, commit: str) -> Path:
     """A task repository of swebench 5.x with one task whose image is local."""
     row = swebench_new(commit)

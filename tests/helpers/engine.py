@@ -18,6 +18,8 @@ IMAGE = "local/sandbox:1"
 _LEFT_OUT = re.compile(
     r"/usr/share/(doc|man|info|locale|lintian|i18n|zoneinfo)/|/usr/include/|/var/|/boot/|\.pyc$|/test/"
 )
+_PACKAGES = ("python3", "git", "bash", "patch", "libstdc++6")
+_HEADERS = "/usr/include/"
 _LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
 
 
@@ -109,17 +111,17 @@ class Dockerd:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def make_image(client) -> None:
-    """Imports a root file system made of installed packages as IMAGE."""
+def make_image(client, image: str = IMAGE, extra: tuple[str, ...] = ()) -> None:
+    """Imports a root file system made of installed packages as `image`; `extra` ones come with their headers."""
     with tempfile.NamedTemporaryFile(suffix=".tar") as f:
         with tarfile.open(fileobj=f, mode="w") as tar:
-            write_root(tar)
+            write_root(tar, extra)
         f.flush()
-        client.import_image_from_file(f.name, repository=IMAGE.partition(":")[0], tag=IMAGE.partition(":")[2])
+        client.import_image_from_file(f.name, repository=image.partition(":")[0], tag=image.partition(":")[2])
     client.close()
 
 
-def write_root(tar: tarfile.TarFile) -> None:
+def write_root(tar: tarfile.TarFile, extra: tuple[str, ...] = ()) -> None:
     added = set()
     for name in _LINKS:
         if os.path.islink(f"/{name}"):
@@ -129,9 +131,10 @@ def write_root(tar: tarfile.TarFile) -> None:
         tar.add(place, place[1:], recursive=False)
         added.add(place)
     chosen = [*Path("/etc/alternatives").iterdir(), *(p for p in Path("/usr/bin").iterdir() if _is_alternative(p))]
-    for path in [*_files(_closure(["python3", "git", "bash", "patch", "libstdc++6"])), *map(str, chosen)]:
+    for path in [*_files(_closure([*_PACKAGES, *extra])), *map(str, chosen)]:
         real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-        if real in added or _LEFT_OUT.search(real) or not os.path.lexists(real):
+        left_out = _LEFT_OUT.search(real) and not (extra and real.startswith(_HEADERS))
+        if real in added or left_out or not os.path.lexists(real):
             continue
         added.add(real)
         tar.add(real, real[1:], recursive=False)

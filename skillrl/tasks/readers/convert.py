@@ -50,12 +50,17 @@ def convert(record: Record, base: Mapping[str, bytes] | None, options: Options, 
         return _convert_whole(record, options, split)
     parts = _parts(record)
     environment = _environment(record, parts, options, base or ())
-    trees = _trees(record, parts, base) if base is not None else None
+    trees = _trees(record, parts, base) if base is not None and not record.solution else None
     _check_gradable(record, environment, trees)
     instance = _instance(record, environment, parts, trees)
     if any(line in record.issue for line in gold_lines(record, parts)):
         raise Unusable("its text quotes the gold change")
     found = skills_of(record, parts, environment, trees)
+    kept = {f"solution/{path}": data for path, data in record.solution.items()}
+    if kept:
+        inputs, *_ = found[record.kind]
+        found = dict.fromkeys(found, "its repository is in the image alone")
+        found[record.kind] = inputs, dict.fromkeys(kept), ""
     left_out = {skill: why for skill, why in found.items() if isinstance(why, str)}
     made = [
         _task(record, skill, split, *value)
@@ -66,7 +71,7 @@ def convert(record: Record, base: Mapping[str, bytes] | None, options: Options, 
         # The bug is killed by the fail-to-pass tests: a proven mutant.
         path, symbol, _ = target_of(trees)
         instance = replace(instance, mutants=(trees.bug,), target_path=path, target_symbol=symbol)
-    return Converted(environment, instance, trees.correct if trees else {}, made, left_out)
+    return Converted(environment, instance, trees.correct if trees else kept, made, left_out)
 
 
 def _convert_whole(record: Record, options: Options, split: str) -> Converted:

@@ -22,6 +22,8 @@ HAND_IN = (
     "The data is in /workspace/data. Write what you predict to /workspace/submission.csv, in the form of the sample "
     "submission there: the same columns, and one row for each id."
 )
+# How a published patch is put on the start.
+APPLY = b"patch -s -p1 < /solution/gold.patch || git apply /solution/gold.patch\n"
 _COLUMN_FILES = {
     "patch": "gold.patch",
     "test_patch": "test.patch",
@@ -98,7 +100,7 @@ def read_harbor(row: Row) -> Record:
 
 
 @dataclass(frozen=True)
-class HarborImage:
+class StateImage:
     """What `build_images` makes of a task's container; `name` says of what. `published` may be its base."""
 
     name: str
@@ -106,13 +108,13 @@ class HarborImage:
     published: str = ""
 
 
-def harbor_folder(row: Row) -> tuple[HarborImage, Mapping[str, bytes]]:
+def harbor_folder(row: Row) -> tuple[StateImage, Mapping[str, bytes]]:
     """The image of a task and its files. Raises ReaderError."""
     _, image, files = _harbor(row)
     return image, files
 
 
-def _harbor(row: Row) -> tuple[Row, HarborImage, Mapping[str, bytes]]:
+def _harbor(row: Row) -> tuple[Row, StateImage, Mapping[str, bytes]]:
     folder = Path(row.text("folder"))
     try:
         config = Row(tomllib.loads(_text(folder / "task.toml")), str(folder / "task.toml"))
@@ -123,7 +125,7 @@ def _harbor(row: Row) -> tuple[Row, HarborImage, Mapping[str, bytes]]:
     return config, harbor_image(folder.name, published, files), files
 
 
-def harbor_image(task: str, published: str, files: Mapping[str, bytes]) -> HarborImage:
+def harbor_image(task: str, published: str, files: Mapping[str, bytes]) -> StateImage:
     """`files` are the task's own; of them environment/ counts."""
     whole = hashlib.sha256(published.encode())
     for path, data in sorted(files.items()):
@@ -134,7 +136,7 @@ def harbor_image(task: str, published: str, files: Mapping[str, bytes]) -> Harbo
     for line in re.findall(r"(?mi)^\s*WORKDIR\s+(\S+)", dockerfile):
         workdir = str(PurePosixPath(workdir) / line.strip("'\""))
     name = re.sub(r"[^a-z0-9._-]+", "-", task.lower()).strip("._-") or "task"
-    return HarborImage(f"skillrl/harbor-{name}:{whole.hexdigest()[:12]}", workdir, published)
+    return StateImage(f"skillrl/harbor-{name}:{whole.hexdigest()[:12]}", workdir, published)
 
 
 def read_mle_bench(row: Row) -> Record:
@@ -220,7 +222,10 @@ def _scores(path: Path) -> Sequence[str]:
 
 
 def read_sec_bench(row: Row) -> Record:
-    """Faults in C and C++ that a sanitizer reports; the repaired program must run the proof without a report."""
+    """Faults in C and C++ that a sanitizer reports; the repaired program must run the proof without a report.
+
+    The repository is in the image alone. Its `secb` builds it and runs the proof.
+    """
     for name in ("project_name", "dockerfile", "sanitizer_report"):
         row.has(name)
     instance_id, description = row.text("instance_id"), row.text("bug_description", "")
@@ -233,19 +238,30 @@ def read_sec_bench(row: Row) -> Record:
         base_commit=row.text("base_commit"),
         issue=row.text("bug_report", "") or description,
         patch=row.text("patch"),
-        image=images.sec_bench(instance_id, "patch"),
+        image=sec_bench_image(row).name,
         workdir=row.text("work_dir"),
         test_command="secb build && secb repro",
         rule="sanitizer",
         expected={
             "sanitizer": row.text("sanitizer"),
             "exit_code": str(code if code is not None else 0),
+            "gold_script": "bash /solution/solve.sh",
             "build_sh": row.text("build_sh"),
             "secb_sh": row.text("secb_sh"),
         },
+        solution={"solve.sh": APPLY, "gold.patch": row.text("patch").encode()},
         language=row.text("lang", "c"),
         kind="security",
     )
+
+
+def sec_bench_image(row: Row) -> StateImage:
+    """What `build_images` makes of the published image of a row."""
+    instance_id = row.text("instance_id")
+    published = images.sec_bench(instance_id, "patch")
+    digest = hashlib.sha256(f"{published} {row.text('work_dir')}".encode()).hexdigest()
+    name = re.sub(r"[^a-z0-9._-]+", "-", instance_id.lower()).strip("._-")
+    return StateImage(f"skillrl/sec-{name}:{digest[:12]}", row.text("work_dir"), published)
 
 
 def _files(folder: Path, parts: Sequence[str], without: Sequence[str] = ()) -> dict[str, bytes]:

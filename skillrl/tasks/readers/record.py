@@ -34,6 +34,8 @@ class Record:
     # And what its agent starts from; the file that it hands in.
     shown_files: Mapping[str, bytes] = field(default_factory=dict)
     submission_path: str = ""
+    # Where the repository is in the image alone: the files of /solution, which only the gold run sees.
+    solution: Mapping[str, bytes] = field(default_factory=dict)
     image: str = ""
     workdir: str = "/testbed"
     setup: str = ""

@@ -1,0 +1,205 @@
+"""SEC-bench's rule for repairs: it builds, and the proof of the fault runs without a sanitizer's report, else 0.
+
+The agent's source files are put on the start in a fresh container; build scripts, the compiler and `secb` are the
+image's. As published, the repaired program may end with 0 or with the record's exit status. Beside that:
+
+- The start must show the report and the gold change must not, or the task is at fault.
+- The published rule has no functional tests, so a program that does nothing passes it. Here the same build is given
+  variants of the proof. Where the start reports a fault and the gold change does not, the repair must not either; where
+  neither does and both do the same, the repair must do that too.
+
+What is left open: a repair that is as shallow as no variant shows.
+"""
+
+import hashlib
+import json
+import random
+import re
+import shlex
+from dataclasses import dataclass, replace
+
+from sandbox_service.backends.base import WORKSPACE, Ended, Limits, Workspace
+from sandbox_service.graders import state
+from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
+from sandbox_service.runner import LOG_KEPT_CHARACTERS, Runner
+
+VARIANTS = 12
+# Of the proof of the fault, as published.
+REPRO_TIMEOUT_S = 10.0
+# Under load a run may take longer; a repaired program that still hangs does so at this limit too.
+PATIENCE = 3
+_KEPT = replace(Limits(), output_kept_bytes=256 << 10)
+# The leak sanitizer cannot work where no process may look into another.
+_OPTIONS = "export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0:log_path=stderr:exitcode=1\n"
+_REPORT = re.compile(rb"==\d+==\s*(ERROR|WARNING): \w+Sanitizer|: runtime error: |SUMMARY: \w+Sanitizer")
+_SOURCES = (".c", ".cc", ".cpp", ".cxx", ".c++", ".h", ".hh", ".hpp", ".hxx", ".inc", ".inl", ".y", ".l", ".def")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one input led to. `said` is what it printed, without addresses and process ids."""
+
+    reports: bool
+    ended: Ended
+    exit_code: int
+    said: bytes
+
+
+@dataclass(frozen=True)
+class Built:
+    """A build, and what the proof (first) and its variants led to; nothing where it does not build."""
+
+    exit_code: int
+    seen: tuple[Seen, ...]
+    log: str
+
+
+async def grade(request: GradeRequest, runner: Runner) -> Grade:
+    return await _Repair(request, runner).grade()
+
+
+class _Repair:
+    def __init__(self, request: GradeRequest, runner: Runner):
+        self._request, self._runner, self._environment = request, runner, request.environment
+        self._name, self._expected = request.instance.instance_id, request.instance.expected
+        # Known to nobody in a sandbox, the same for every grade of the task.
+        whole = [request.task_set.digest, self._name, request.instance.tree]
+        self._seed = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+
+    async def grade(self) -> Grade:
+        start, gold = (
+            await self._once("start", self._of_start, _is_whole),
+            await self._once("gold", self._of_gold, _is_whole),
+        )
+        if start.exit_code or gold.exit_code or not start.seen or not gold.seen:
+            raise TaskFault(f"{self._name}: it does not build here: {(start.log or gold.log)[-500:]}")
+        if not start.seen[0].reports or not self._repaired(gold.seen[0]):
+            raise TaskFault(
+                f"{self._name}: its proof reports {'a' if start.seen[0].reports else 'no'} fault before the gold change, "
+                f"and after it {'a fault' if gold.seen[0].reports else gold.seen[0].ended.value}: {gold.log[-300:]}"
+            )
+        try:
+            sources = await self._sources(self._request.state)
+        except ValueError as e:
+            return Grade(0.0, {"built": 0.0}, detail=str(e))
+        built = await self._build(sources)
+        if built.exit_code or not built.seen:
+            return Grade(0.0, {"built": 0.0}, detail=f"it does not build: {built.log[-300:]}")
+        verdicts = [
+            (s.reports, self._agrees(s, g, b)) for s, g, b in zip(start.seen, gold.seen, built.seen, strict=True)
+        ]
+        faults = [good for reports, good in verdicts[1:] if reports and good is not None]
+        same = [good for reports, good in verdicts[1:] if not reports and good is not None]
+        repaired = self._repaired(built.seen[0])
+        components = {
+            "built": 1.0,
+            "repaired": float(repaired),
+            "changed_sources": float(len(sources)),
+            "faulty_variants": float(len(faults)),
+            "faulty_variants_repaired": float(sum(faults)),
+            "other_variants": float(len(same)),
+            "other_variants_kept": float(sum(same)),
+        }
+        right = repaired and all(faults) and all(same)
+        detail = "" if right else f"proof: {built.seen[0].ended.value}, exit status {built.seen[0].exit_code}"
+        return Grade(float(right), components, detail=detail)
+
+    def _repaired(self, seen: Seen) -> bool:
+        allowed = {0, int(self._expected.get("exit_code", "0"))}
+        return not seen.reports and seen.ended is Ended.EXITED and seen.exit_code in allowed
+
+    @staticmethod
+    def _agrees(start: Seen, gold: Seen, seen: Seen) -> bool | None:
+        """None where the input says nothing about a repair."""
+        if gold.reports or gold.ended is not Ended.EXITED:
+            return None
+        if start.reports:
+            return not seen.reports and seen.ended is Ended.EXITED
+        return seen == gold if start == gold else None
+
+    async def _once(self, name: str, make, is_usable=bool):
+        key = json.dumps([self._request.task_set.digest, self._name, "sanitizer", name])
+        return await self._runner.once(key, make, is_usable)
+
+    async def _of_start(self) -> Built:
+        return await self._build({})
+
+    async def _of_gold(self) -> Built:
+        script = self._expected.get("gold_script", "exit 1")
+        try:
+            left = await state.state_after(self._request, self._runner, script, with_solution=True)
+        except ValueError as e:
+            raise TaskFault(f"{self._name}: the state that its gold change leaves: {e}") from e
+        return await self._build(await self._sources(left))
+
+    async def _sources(self, left: bytes | None) -> dict[str, bytes | None]:
+        """The source files of a state that differ from the start's; None for those that are gone."""
+        if left is None:
+            return {}
+        found = state.files(left)
+        start = state.files(await self._once("files", lambda: state.state_after(self._request, self._runner, "true")))
+        paths = [p for p in found.keys() | start.keys() if p.endswith(_SOURCES) and found.get(p) != start.get(p)]
+        return {path: found.get(path) for path in sorted(paths)}
+
+    async def _build(self, sources: dict[str, bytes | None]) -> Built:
+        async with state.workspace_of(self._request, self._runner) as workspace:
+            await state.fill(workspace, self._environment)
+            for path, data in sources.items():
+                if data is None:
+                    await workspace.run(["rm", "-f", "--", path], timeout_s=60.0)
+                    continue
+                try:
+                    await workspace.write_file(f"{WORKSPACE}/{path}", data)
+                except (OSError, ValueError) as e:
+                    # A file where the start has a folder, say: the agent's doing.
+                    return Built(-1, (), f"the change does not fit the start: {e}")
+            done = await self._do(workspace, "secb build", self._environment.timeout_s)
+            if done.ended is not Ended.EXITED or done.exit_code:
+                return Built(done.exit_code or -1, (), f"secb build, {done.ended.value}: {_text(done.output)}")
+            return Built(0, await self._tried(workspace), _text(done.output))
+
+    async def _tried(self, workspace: Workspace) -> tuple[Seen, ...]:
+        found = [await self._repro(workspace)]
+        listed = await self._do(workspace, f"find {state.PROOF} -type f | sort | head -1", 60.0)
+        path = _text(listed.output).strip()
+        if path:
+            proof = await workspace.read_file(path, max_bytes=state.MAX_BYTES)
+            for data in variants(proof, self._seed):
+                await workspace.write_file(path, data)
+                found.append(await self._repro(workspace))
+        return tuple(found)
+
+    async def _repro(self, workspace: Workspace) -> Seen:
+        done = await self._do(workspace, "secb repro", PATIENCE * REPRO_TIMEOUT_S)
+        return Seen(bool(_REPORT.search(done.output)), done.ended, done.exit_code, plain(done.output))
+
+    async def _do(self, workspace: Workspace, command: str, timeout_s: float):
+        script = f"{state.CLEAN_PATH}{_OPTIONS}cd {shlex.quote(self._environment.workdir)}\n{command}"
+        return await state.bash(workspace, script, timeout_s, _KEPT)
+
+
+def _is_whole(built: Built) -> bool:
+    return bool(built.seen)
+
+
+def variants(proof: bytes, seed: str) -> list[bytes]:
+    """Inputs that are like the proof: cut, longer, with other bytes. The same for a seed."""
+    rng = random.Random(seed)
+    made = [b"", proof[: len(proof) // 2], proof + bytes(rng.randrange(256) for _ in range(8)), proof + proof]
+    while len(made) < VARIANTS:
+        data = bytearray(proof)
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            if data:
+                data[rng.randrange(len(data))] = rng.randrange(256)
+        cut = rng.choice((0, 0, rng.randrange(len(data) + 1)))
+        made.append(bytes(data[: len(data) - cut]))
+    return made
+
+
+def plain(output: bytes) -> bytes:
+    """What was printed, without what differs from run to run: addresses and process ids."""
+    return re.sub(rb"0x[0-9a-fA-F]+|==\d+==|\bpid[ =:]+\d+", b"#", output)
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace")[-LOG_KEPT_CHARACTERS:]
