@@ -74,9 +74,11 @@ class _Repair:
         if start.exit_code or gold.exit_code or not start.seen or not gold.seen:
             raise TaskFault(f"{self._name}: it does not build here: {(start.log or gold.log)[-500:]}")
         if not start.seen[0].reports or not self._repaired(gold.seen[0]):
+            before = "reports" if start.seen[0].reports else "does not report"
+            after = "does" if gold.seen[0].reports else f"does not ({gold.seen[0].ended.value})"
             raise TaskFault(
-                f"{self._name}: its proof reports {'a' if start.seen[0].reports else 'no'} fault before the gold change, "
-                f"and after it {'a fault' if gold.seen[0].reports else gold.seen[0].ended.value}: {gold.log[-300:]}"
+                f"{self._name}: at the start its proof {before} a fault, after the gold change it {after}: "
+                f"{gold.log[-300:]}"
             )
         try:
             sources = await self._sources(self._request.state)

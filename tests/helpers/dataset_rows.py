@@ -253,8 +253,9 @@ def sec_bench_sums() -> dict:
 
 def sums_image(base: str) -> dict[str, bytes]:
     """The folder that its published image is built of."""
+    copies = "COPY src /src/tool\nCOPY poc /testcase/poc\nCOPY secb /usr/local/bin/secb\n"
     return {
-        "Dockerfile": f"FROM {base}\nCOPY src /src/tool\nCOPY poc /testcase/poc\nCOPY secb /usr/local/bin/secb\n".encode(),
+        "Dockerfile": f"FROM {base}\n{copies}".encode(),
         "src/tool.c": SUMS_C.encode(),
         "src/Makefile": b"tool: tool.c\n\tgcc -g -fsanitize=address -o tool tool.c\n",
         "poc": bytes([40, *range(50)]),

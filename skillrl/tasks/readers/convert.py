@@ -59,7 +59,7 @@ def convert(record: Record, base: Mapping[str, bytes] | None, options: Options, 
     kept = {f"solution/{path}": data for path, data in record.solution.items()}
     if kept:
         inputs, *_ = found[record.kind]
-        found = dict.fromkeys(found, "its repository is in the image alone")
+        found = {s: v if isinstance(v, str) else "its repository is in the image alone" for s, v in found.items()}
         found[record.kind] = inputs, dict.fromkeys(kept), ""
     left_out = {skill: why for skill, why in found.items() if isinstance(why, str)}
     made = [

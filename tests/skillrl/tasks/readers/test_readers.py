@@ -32,7 +32,7 @@ DATASETS: dict[str, tuple[Callable[[], dict], set[str], str, str, str, str]] = {
         rows.loc_bench, {"localization"}, f"swebench/sweb.eval.{IMAGE}:latest", "", "pass_and_fail", "",
     ),
     "sec_bench": (
-        rows.sec_bench, {"security"}, "skillrl/sec-tool.cve-2024-1:1befe5b2bf73", "",
+        rows.sec_bench, {"security"}, "skillrl/sec-tool.cve-2024-1:aeca9df3451d", "",
         "sanitizer", "secb build",
     ),
     "swe_smith": (
