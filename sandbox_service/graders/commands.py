@@ -2,8 +2,9 @@
 
 The command runs in a fresh workspace over the buggy repository with all of its tests, in which only the agent's source
 files are put; the tests' own files are written last. Its output is parsed (`parsers`) and judged (`rules`) with the
-exit status. Then it runs once more with expectations turned wrong in the test files: the tests that are proven to fail
-by that on the correct tree must be reported as failed here too, or the results were made up.
+exit status. Then it runs a few times more, in an order that nobody can know: as it is, and with expectations turned
+wrong in the test files, where the tests that are proven to fail by that on the correct tree must be reported as failed
+here too. Else the results were made up; one that guesses each time is right in one of 2 ** ROUNDS submissions.
 """
 
 import ast
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from sandbox_service.backends.base import Ended, Limits, Workspace
 from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
-from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files
+from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files, together
 from sandbox_service.graders.parsers import PARSERS
 from sandbox_service.graders.paths import accepted_changes, is_test
 from sandbox_service.graders.rules import BAD, PASSED, RULES, Verdict, judge, status_of
@@ -27,6 +28,10 @@ from sandbox_service.syntax import parse
 
 # The log of a large suite; what is longer cannot be judged.
 LOG_BYTES = 32 << 20
+# Half of them with right expectations, half with wrong ones.
+ROUNDS = 6
+# Where so many would take longer than this, one after the other, there are only two: some suites run for half an hour.
+ROUNDS_S = 900.0
 _LITERAL = re.compile(r"""\d+|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'""")
 _ASSERTION = re.compile(r"assert|expect|should|require|equal|assert_eq|\bEQ\b|CHECK|\bwant", re.IGNORECASE)
 
@@ -41,6 +46,7 @@ class CommandRun:
     exit_code: int
     results: Mapping[str, str]
     log: str
+    wall_s: float = 0.0
 
 
 async def grade(request: GradeRequest, runner: Runner) -> Grade:
@@ -48,26 +54,22 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     accepted = accepted_changes(request.changed, request.environment, attempt.bench.start)
     run = await attempt.run(accepted, attempt.tests)
     verdict = attempt.judge(run)
-    honest = False
+    confirmed = 0.0
     if verdict.solved:
-        planted, expected = await attempt.sentinel()
-        for _ in range(2):  # what came to its end a moment ago may be stopped by a host under load
-            wrong = await attempt.run(accepted, planted)
-            if wrong.complete:
-                break
-        honest = wrong.complete and all(wrong.results.get(i) in BAD for i in expected)
+        confirmed = await attempt.confirm(accepted, ROUNDS if run.wall_s * ROUNDS <= ROUNDS_S else 2)
     else:
         await attempt.check_gold()
     components = {
         "f2p_passed": verdict.fail_to_pass,
         "p2p_passed": verdict.pass_to_pass,
         "reported": float(run.complete),
-        "sentinel_failed": float(honest),
+        "confirmed": confirmed,
         "touched_tests": float(sum(is_test(path, request.environment) for path in request.changed)),
         "filtered_files": float(len(request.changed.keys() - accepted.keys())),
     }
-    detail = "" if verdict.solved == honest else "tests with wrong expectations did not fail"
-    return Grade(float(verdict.solved and honest), components, detail=detail)
+    right = verdict.solved and confirmed == 1
+    detail = "" if verdict.solved == right else "it does not tell right expectations from wrong ones"
+    return Grade(float(right), components, detail=detail)
 
 
 class _Attempt:
@@ -113,7 +115,24 @@ class _Attempt:
         log = done.output.decode(errors="replace")
         complete = done.ended is Ended.EXITED and not done.omitted_bytes
         results = PARSERS[environment.parser](log) if complete else {}
-        return CommandRun(done.ended, complete, done.exit_code, results, log[-LOG_KEPT_CHARACTERS:])
+        return CommandRun(done.ended, complete, done.exit_code, results, log[-LOG_KEPT_CHARACTERS:], done.wall_s)
+
+    async def confirm(self, accepted: Files, rounds: int) -> float:
+        """The share of rounds that ended as they must."""
+        planted, expected = await self.sentinel()
+
+        async def run(tests: Files) -> CommandRun:
+            for _ in range(2):  # what came to its end a moment ago may be stopped by a host under load
+                done = await self.run(accepted, tests)
+                if done.complete:
+                    break
+            return done
+
+        half = rounds // 2
+        runs = await together([run(self.tests) for _ in range(half)] + [run(planted) for _ in range(half)])
+        right = [self.judge(done).solved for done in runs[:half]]
+        wrong = [done.complete and all(done.results.get(i) in BAD for i in expected) for done in runs[half:]]
+        return sum([*right, *wrong]) / len(runs)
 
     async def gold(self, tests: Files) -> CommandRun:
         """The command on the correct tree; nothing of an agent is in it, so it is made once."""

@@ -6,7 +6,7 @@ image's. As published, the repaired program may end with 0 or with the record's 
 - The start must show the report and the gold change must not, or the task is at fault.
 - The published rule has no functional tests, so a program that does nothing passes it. Here the same build is given
   variants of the proof. Where the start reports a fault and the gold change does not, the repair must not either; where
-  neither does and both do the same, the repair must do that too.
+  neither does and both do the same, the repair must do that too. There must be such inputs, with more than one outcome.
 
 What is left open: a repair that is as shallow as no variant shows.
 """
@@ -23,7 +23,8 @@ from sandbox_service.graders import state
 from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
 from sandbox_service.runner import LOG_KEPT_CHARACTERS, Runner
 
-VARIANTS = 12
+# Variants of the proof that are tried on the start, and how many of those that report, and that do not, are kept.
+CANDIDATES, KEPT = 48, 6
 # Of the proof of the fault, as published.
 REPRO_TIMEOUT_S = 10.0
 # Under load a run may take longer; a repaired program that still hangs does so at this limit too.
@@ -52,6 +53,8 @@ class Built:
     exit_code: int
     seen: tuple[Seen, ...]
     log: str
+    # The variants, where they were chosen on this build.
+    inputs: tuple[bytes, ...] = ()
 
 
 async def grade(request: GradeRequest, runner: Runner) -> Grade:
@@ -67,10 +70,8 @@ class _Repair:
         self._seed = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
     async def grade(self) -> Grade:
-        start, gold = (
-            await self._once("start", self._of_start, _is_whole),
-            await self._once("gold", self._of_gold, _is_whole),
-        )
+        start = await self._once("start", self._of_start, _is_whole)
+        gold = await self._once("gold", lambda: self._of_gold(start.inputs), _is_whole)
         if start.exit_code or gold.exit_code or not start.seen or not gold.seen:
             raise TaskFault(f"{self._name}: it does not build here: {(start.log or gold.log)[-500:]}")
         if not start.seen[0].reports or not self._repaired(gold.seen[0]):
@@ -80,11 +81,14 @@ class _Repair:
                 f"{self._name}: at the start its proof {before} a fault, after the gold change it {after}: "
                 f"{gold.log[-300:]}"
             )
+        quiet = [s for s, g in zip(start.seen, gold.seen, strict=True) if s == g and not s.reports]
+        if len({(s.exit_code, s.said) for s in quiet}) < 2:
+            raise TaskFault(f"{self._name}: no variants of its proof show whether a repaired program still works")
         try:
             sources = await self._sources(self._request.state)
         except ValueError as e:
             return Grade(0.0, {"built": 0.0}, detail=str(e))
-        built = await self._build(sources)
+        built = await self._build(sources, start.inputs)
         if built.exit_code or not built.seen:
             return Grade(0.0, {"built": 0.0}, detail=f"it does not build: {built.log[-300:]}")
         verdicts = [
@@ -124,15 +128,15 @@ class _Repair:
         return await self._runner.once(key, make, is_usable)
 
     async def _of_start(self) -> Built:
-        return await self._build({})
+        return await self._build({}, None)
 
-    async def _of_gold(self) -> Built:
+    async def _of_gold(self, inputs: tuple[bytes, ...]) -> Built:
         script = self._expected.get("gold_script", "exit 1")
         try:
             left = await state.state_after(self._request, self._runner, script, with_solution=True)
         except ValueError as e:
             raise TaskFault(f"{self._name}: the state that its gold change leaves: {e}") from e
-        return await self._build(await self._sources(left))
+        return await self._build(await self._sources(left), inputs)
 
     async def _sources(self, left: bytes | None) -> dict[str, bytes | None]:
         """The source files of a state that differ from the start's; None for those that are gone."""
@@ -143,7 +147,8 @@ class _Repair:
         paths = [p for p in found.keys() | start.keys() if p.endswith(_SOURCES) and found.get(p) != start.get(p)]
         return {path: found.get(path) for path in sorted(paths)}
 
-    async def _build(self, sources: dict[str, bytes | None]) -> Built:
+    async def _build(self, sources: dict[str, bytes | None], inputs: tuple[bytes, ...] | None) -> Built:
+        """Runs the proof and its variants `inputs`; None: chooses them."""
         async with state.workspace_of(self._request, self._runner) as workspace:
             await state.fill(workspace, self._environment)
             for path, data in sources.items():
@@ -158,18 +163,29 @@ class _Repair:
             done = await self._do(workspace, "secb build", self._environment.timeout_s)
             if done.ended is not Ended.EXITED or done.exit_code:
                 return Built(done.exit_code or -1, (), f"secb build, {done.ended.value}: {_text(done.output)}")
-            return Built(0, await self._tried(workspace), _text(done.output))
+            proof = await self._repro(workspace)
+            path = _text(
+                (await self._do(workspace, f"find {state.PROOF} -type f | sort | head -1", 60.0)).output
+            ).strip()
+            if inputs is None:
+                chosen = await self._choose(workspace, path) if path and proof.reports else {}
+                return Built(0, (proof, *chosen.values()), _text(done.output), tuple(chosen))
+            tried = [await self._try(workspace, path, data) for data in inputs]
+            return Built(0, (proof, *tried), _text(done.output))
 
-    async def _tried(self, workspace: Workspace) -> tuple[Seen, ...]:
-        found = [await self._repro(workspace)]
-        listed = await self._do(workspace, f"find {state.PROOF} -type f | sort | head -1", 60.0)
-        path = _text(listed.output).strip()
-        if path:
-            proof = await workspace.read_file(path, max_bytes=state.MAX_BYTES)
-            for data in variants(proof, self._seed):
-                await workspace.write_file(path, data)
-                found.append(await self._repro(workspace))
-        return tuple(found)
+    async def _choose(self, workspace: Workspace, path: str) -> dict[bytes, Seen]:
+        """Variants of the proof and what they lead to: some that report, and some that do not, unlike ones first."""
+        proof = await workspace.read_file(path, max_bytes=state.MAX_BYTES)
+        tried = {data: await self._try(workspace, path, data) for data in variants(proof, self._seed)}
+        reporting = [data for data, seen in tried.items() if seen.reports]
+        quiet = [data for data, seen in tried.items() if not seen.reports and seen.ended is Ended.EXITED]
+        unlike = list({(tried[data].exit_code, tried[data].said): data for data in quiet}.values())
+        rest = [data for data in quiet if data not in unlike]
+        return {data: tried[data] for data in [*reporting[:KEPT], *[*unlike, *rest][:KEPT]]}
+
+    async def _try(self, workspace: Workspace, path: str, data: bytes) -> Seen:
+        await workspace.write_file(path, data)
+        return await self._repro(workspace)
 
     async def _repro(self, workspace: Workspace) -> Seen:
         done = await self._do(workspace, "secb repro", PATIENCE * REPRO_TIMEOUT_S)
@@ -185,17 +201,20 @@ def _is_whole(built: Built) -> bool:
 
 
 def variants(proof: bytes, seed: str) -> list[bytes]:
-    """Inputs that are like the proof: cut, longer, with other bytes. The same for a seed."""
+    """CANDIDATES inputs at most that are like the proof: cut, longer, with other bytes. The same for a seed."""
     rng = random.Random(seed)
-    made = [b"", proof[: len(proof) // 2], proof + bytes(rng.randrange(256) for _ in range(8)), proof + proof]
-    while len(made) < VARIANTS:
+    made = [b"", proof + bytes(rng.randrange(256) for _ in range(8)), proof + proof]
+    made += [proof[: len(proof) * part // 8] for part in range(1, 8)]
+    # What stands first often says what comes: kinds, versions, lengths.
+    for place in range(min(16, len(proof))):
+        made.append(proof[:place] + bytes([rng.randrange(16)]) + proof[place + 1 :])
+    while len(made) < CANDIDATES:
         data = bytearray(proof)
         for _ in range(rng.choice((1, 1, 2, 4))):
             if data:
-                data[rng.randrange(len(data))] = rng.randrange(256)
-        cut = rng.choice((0, 0, rng.randrange(len(data) + 1)))
-        made.append(bytes(data[: len(data) - cut]))
-    return made
+                data[rng.randrange(len(data))] = rng.choice((rng.randrange(16), rng.randrange(256)))
+        made.append(bytes(data[: len(data) - rng.choice((0, 0, rng.randrange(len(data) + 1)))]))
+    return [data for data in dict.fromkeys(made) if data != proof]
 
 
 def plain(output: bytes) -> bytes:

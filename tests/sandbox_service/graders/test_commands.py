@@ -50,7 +50,7 @@ def graded(runner, tasks, task_id: str, changed: dict, submission: Submission | 
 @pytest.mark.parametrize(("name", "skill"), [("money", "editing"), ("money-pytest", "bug_fixing")])
 def test_the_gold_change_scores_and_nothing_does_not(runner, tasks, name, skill):
     gold = graded(runner, tasks, f"{name}-{skill}", {foreign.SOURCE: foreign.MONEY})
-    assert gold.reward == 1 and gold.components["sentinel_failed"] == 1, gold
+    assert gold.reward == 1 and gold.components["confirmed"] == 1, gold
     null = graded(runner, tasks, f"{name}-{skill}", {})
     assert null.reward == 0 and null.components["p2p_passed"] == 1, null
     assert null.components["f2p_passed"] == 0.0
@@ -153,7 +153,7 @@ def test_an_image_that_the_sandboxes_are_made_of_is_graded_in_it(engine, tmp_pat
         try:
             runner = loop, Runner(backend, Trees(tmp_path / "trees"))
             gold = graded(runner, tasks, "money-editing", {foreign.SOURCE: foreign.MONEY})
-            assert gold.reward == 1 and gold.components["sentinel_failed"] == 1, gold
+            assert gold.reward == 1 and gold.components["confirmed"] == 1, gold
             assert graded(runner, tasks, "money-editing", {}).reward == 0
             assert graded(runner, tasks, "money-editing", ATTACKS["prints results and leaves"]).reward == 0
         finally:
