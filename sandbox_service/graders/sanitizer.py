@@ -24,7 +24,7 @@ from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
 from sandbox_service.runner import LOG_KEPT_CHARACTERS, Runner
 
 # Variants of the proof that are tried on the start, and how many of those that report, and that do not, are kept.
-CANDIDATES, KEPT = 48, 6
+CANDIDATES, KEPT = 96, 12
 # Of the proof of the fault, as published.
 REPRO_TIMEOUT_S = 10.0
 # Under load a run may take longer; a repaired program that still hangs does so at this limit too.
@@ -181,7 +181,10 @@ class _Repair:
         quiet = [data for data, seen in tried.items() if not seen.reports and seen.ended is Ended.EXITED]
         unlike = list({(tried[data].exit_code, tried[data].said): data for data in quiet}.values())
         rest = [data for data in quiet if data not in unlike]
-        return {data: tried[data] for data in [*reporting[:KEPT], *[*unlike, *rest][:KEPT]]}
+        # The first ones differ where it says most, the others anywhere.
+        half, rng = KEPT // 2, random.Random(self._seed)
+        others = rng.sample(reporting[half:], min(KEPT - half, len(reporting[half:])))
+        return {data: tried[data] for data in [*reporting[:half], *others, *[*unlike, *rest][:KEPT]]}
 
     async def _try(self, workspace: Workspace, path: str, data: bytes) -> Seen:
         await workspace.write_file(path, data)
@@ -204,10 +207,12 @@ def variants(proof: bytes, seed: str) -> list[bytes]:
     """CANDIDATES inputs at most that are like the proof: cut, longer, with other bytes. The same for a seed."""
     rng = random.Random(seed)
     made = [b"", proof + bytes(rng.randrange(256) for _ in range(8)), proof + proof]
-    made += [proof[: len(proof) * part // 8] for part in range(1, 8)]
     # What stands first often says what comes: kinds, versions, lengths.
     for place in range(min(16, len(proof))):
-        made.append(proof[:place] + bytes([rng.randrange(16)]) + proof[place + 1 :])
+        value = proof[place]
+        for other in (rng.randrange(256), (value + 1) % 256, rng.randrange(16)):
+            made.append(proof[:place] + bytes([other]) + proof[place + 1 :])
+    made += [proof[: len(proof) * part // 8] for part in range(1, 8)]
     while len(made) < CANDIDATES:
         data = bytearray(proof)
         for _ in range(rng.choice((1, 1, 2, 4))):
