@@ -67,6 +67,9 @@ def base_config() -> ConfigDict:
             # What its keys and values are stored in: "" is policy.dtype, "float8_e4m3fn" takes half of bfloat16's room
             # and changes the log-probabilities (docs/benchmarks/sampler.md).
             cache_dtype="",
+            # What its matrices are held in: "" is policy.dtype; "int8", with a scale for each output channel, is a copy
+            # of half of bfloat16's room and reading that changes the log-probabilities too.
+            weights_dtype="",
             # Chips of a sampler replica, each with a whole copy of the weights, shared by heads and widths. 0: sampling
             # uses the learner's mesh and weights as they are, and gathers them in every step.
             replica_chips=0,

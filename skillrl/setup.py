@@ -22,6 +22,7 @@ from skillrl.models import policy as models
 from skillrl.models.cache import CACHE_DTYPES
 from skillrl.models.config import ModelConfig, variant
 from skillrl.models.hf_files import read_json
+from skillrl.models.quantised import WEIGHTS_DTYPES
 from skillrl.rl.advantages import ESTIMATORS
 from skillrl.rl.learner import Learner, LearnerConfig
 from skillrl.rl.losses import LossConfig
@@ -67,6 +68,7 @@ def check(config: ConfigDict) -> None:
         "policy.chat": ("", *FORMATS),
         "rollout.on_update": UPDATES,
         "rollout.cache_dtype": CACHE_DTYPES,
+        "rollout.weights_dtype": WEIGHTS_DTYPES,
     }
     for name, known in choices.items():
         section, _, key = name.partition(".")
@@ -287,10 +289,12 @@ def make_learner(config: ConfigDict, cfg: ModelConfig, mesh: Mesh, *, decay_step
 
 def make_engine(config: ConfigDict, policy: Policy, params: models.Params, version: int) -> Engine:
     """The sampler. Raises ShardingError where its replicas do not divide the devices or the model."""
-    mesh, replica = policy.mesh, {}
-    if config.rollout.replica_chips:
-        mesh = weights.replica_mesh(policy.mesh, config.rollout.replica_chips)
-        replica = {"place": functools.partial(weights.replicate, policy.cfg, mesh)}
+    mesh, chips, dtype = policy.mesh, config.rollout.replica_chips, config.rollout.weights_dtype
+    copies = {}
+    if chips:
+        mesh = weights.replica_mesh(mesh, chips)
+    if chips or dtype:
+        copies = {"place": functools.partial(weights.copied, policy.cfg, mesh, dtype)}
     return Engine(
         policy.cfg,
         params,
@@ -301,7 +305,7 @@ def make_engine(config: ConfigDict, policy: Policy, params: models.Params, versi
         cache_dtype=config.rollout.cache_dtype,
         mesh=mesh,
         version=version,
-        **replica,
+        **copies,
     )
 
 

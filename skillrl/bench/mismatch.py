@@ -3,9 +3,9 @@
     python -m skillrl.bench mismatch [--policy=DIR] [--groups=N]
 
 For a policy with dense layers and one with experts, of random weights, or for the one in a Hugging Face folder; for
-each dtype of the policy and of the sampler's cache. With d = learner's - sampler's log-probability: k1 is the mean of
--d, k3 the mean of exp(d) - 1 - d, which is never negative (http://joschu.net/blog/kl-approx.html); both estimate the
-divergence of the learner's policy from the sampler's.
+each dtype of the policy, and of the sampler's cache or weights. With d = learner's - sampler's log-probability: k1 is
+the mean of -d, k3 the mean of exp(d) - 1 - d, which is never negative (http://joschu.net/blog/kl-approx.html); both
+estimate the divergence of the learner's policy from the sampler's.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from skillrl.models import hf
 from skillrl.models import policy as models
 from skillrl.models.cache import CACHE_DTYPES
 from skillrl.models.config import ModelConfig
+from skillrl.models.quantised import WEIGHTS_DTYPES
+from skillrl.sampling import weights
 from skillrl.sampling.engine import Engine
 
 DENSE = ModelConfig(vocab=512, embed=128, layers=4, q_heads=4, kv_heads=2, head_dim=32, mlp=320, unroll=4)
@@ -42,24 +44,34 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     mesh = sharding.make_mesh({}, devices=jax.devices()[:1])
     results = []
-    print(f"{'policy':<10}{'dtype':<10}{'cache':<15}{'tokens':>8}{'k1':>12}{'k3':>12}{'max |d|':>12}")
+    options = [(cache, "") for cache in CACHE_DTYPES] + [("", name) for name in WEIGHTS_DTYPES if name]
+    print(f"{'policy':<10}{'dtype':<10}{'cache':<15}{'weights':<10}{'tokens':>8}{'k1':>12}{'k3':>12}{'max |d|':>12}")
     for name, cfg, params in [_read(args.policy, mesh)] if args.policy else map(_random, POLICIES):
         for dtype in ("float32", "bfloat16"):
-            for cache_dtype in CACHE_DTYPES:
+            for cache_dtype, weights_dtype in options:
                 if cache_dtype != dtype:
-                    found = measure(dataclasses.replace(cfg, dtype=dtype), params, cache_dtype, args.groups)
-                    results.append({"policy": name, "dtype": dtype, "cache_dtype": cache_dtype or dtype} | found)
+                    found = measure(
+                        dataclasses.replace(cfg, dtype=dtype), params, cache_dtype, weights_dtype, args.groups
+                    )
+                    held = {"cache_dtype": cache_dtype or dtype, "weights_dtype": weights_dtype or dtype}
+                    results.append({"policy": name, "dtype": dtype} | held | found)
                     print(_row(results[-1]), flush=True)
     print(json.dumps({"benchmark": "mismatch", "device": jax.devices()[0].device_kind, "results": results}))
     return 0
 
 
-def measure(cfg: ModelConfig, params: models.Params, cache_dtype: str, groups: int) -> dict[str, float]:
+def measure(
+    cfg: ModelConfig, params: models.Params, cache_dtype: str, weights_dtype: str, groups: int
+) -> dict[str, float]:
     """Samples groups of episodes of several turns, and compares."""
     episodes = workload(Sizes(cfg.vocab, groups, 4, (2, 4), (32, 96), (8, 32), (8, 32)))
     most = longest(episodes)
     # No token ends a turn.
-    engine = Engine(cfg, params, stop_ids=(-1,), streams=len(episodes), max_tokens=most, cache_dtype=cache_dtype)
+    mesh = sharding.make_mesh({}, devices=jax.devices()[:1])
+    place = {"place": functools.partial(weights.copied, cfg, mesh, weights_dtype)} if weights_dtype else {}
+    engine = Engine(
+        cfg, params, stop_ids=(-1,), streams=len(episodes), max_tokens=most, cache_dtype=cache_dtype, **place
+    )
     played = asyncio.run(_play(engine, episodes))
     tokens = np.zeros((len(played), most), np.int32)
     sampled = np.full(tokens.shape, np.nan, np.float32)
@@ -110,5 +122,6 @@ def _read(folder: Path, mesh) -> tuple[str, ModelConfig, models.Params]:
 
 
 def _row(result: dict[str, Any]) -> str:
-    names = f"{result['policy']:<10}{result['dtype']:<10}{result['cache_dtype']:<15}{result['tokens']:>8,}"
+    names = f"{result['policy']:<10}{result['dtype']:<10}{result['cache_dtype']:<15}"
+    names += f"{result['weights_dtype']:<10}{result['tokens']:>8,}"
     return names + "".join(f"{result[name]:>12.1e}" for name in ("k1", "k3", "max"))

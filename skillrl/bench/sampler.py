@@ -128,7 +128,7 @@ def measure(scale: Scale, rounds: int, sides: list[str], tunix_python: str = "")
 
 
 def _ours(cfg, params, episodes: Episodes, sides) -> tuple[Engine, dict[str, Callable[[], Seconds]]]:
-    """Our sides, compiled by a hurried round each."""
+    """Our sides, compiled: by a hurried round where calls have several shapes, else by two turns."""
     most, longest = len(episodes), workload.longest(episodes)
     # No token ends a turn.
     make = functools.partial(Engine, cfg, params, stop_ids=(-1,), streams=most, max_tokens=longest)
@@ -142,7 +142,8 @@ def _ours(cfg, params, episodes: Episodes, sides) -> tuple[Engine, dict[str, Cal
     plays = {}
     for side, (engine, playing) in engines.items():
         if side == "engine" or side in sides:
-            playing(engine, workload.hurried(episodes) if side == "engine" else [[turns[0]] for turns in episodes[:2]])
+            several = engine.shapes.most > 1
+            playing(engine, workload.hurried(episodes) if several else [[turns[0]] for turns in episodes[:2]])
             plays[side] = functools.partial(_timed, engine, params, playing, episodes)
     return engines["engine"][0], plays
 

@@ -41,9 +41,9 @@ def programs(config: ConfigDict, cfg: ModelConfig, mesh: Mesh) -> list[Program]:
     setup.check(config)
     learner = setup.make_learner(config, cfg, mesh)
     state = learner.abstract_state()
-    chips = config.rollout.replica_chips
+    chips, dtype = config.rollout.replica_chips, config.rollout.weights_dtype
     sampler_mesh = weights.replica_mesh(mesh, chips) if chips else mesh
-    copies = weights.abstract_weights(cfg, sampler_mesh) if chips else ()
+    copies = weights.abstract_weights(cfg, sampler_mesh, dtype) if chips or dtype else ()
     shapes, cache = _cache(config, cfg, sampler_mesh)
     return [
         *_learner_programs(config, cfg, learner, state),

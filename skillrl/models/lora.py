@@ -20,7 +20,7 @@ Params = dict[str, Any]
 
 _STACKS = ("blocks", "moe_blocks")
 # Projections and how many of their axes, the first ones, are inputs.
-_INPUTS = {
+INPUTS = {
     "q_DNH": 1,
     "k_DKH": 1,
     "v_DKH": 1,
@@ -80,4 +80,4 @@ def merge_adapters(params: Params, adapters: Params) -> Params:
 
 def _targets(tree: dict[str, Any]):
     """Stack, name and number of input axes of every adapted weight."""
-    return [(s, name, inputs) for s in _STACKS if s in tree for name, inputs in _INPUTS.items() if name in tree[s]]
+    return [(s, name, inputs) for s in _STACKS if s in tree for name, inputs in INPUTS.items() if name in tree[s]]

@@ -22,6 +22,7 @@ from skillrl.models.config import ModelConfig
 from skillrl.models.layers import rms_norm
 from skillrl.models.lora import merge_layer
 from skillrl.models.paged import extend_and_attend
+from skillrl.models.quantised import dequantised
 from skillrl.models.remat import LAYER_INPUT, remat
 from skillrl.models.rope import rotary
 
@@ -92,7 +93,7 @@ class Policy(nnx.Module):
         """Writes the new tokens of some rows into the cache and returns their final hidden states.
 
         Each token sees the cache at positions up to its own, the new ones included. Hidden states of padding mean
-        nothing. Donate the cache (or carry it through a loop) to update it in place.
+        nothing. Donate the cache (or carry it through a loop) to update it in place. Weights may be quantised ones.
         """
         rotation = rotary(ragged.positions(tokens_ST.shape[1])[1], self.cfg)
         # The new tokens are few, and not split over the mesh as those of a packed row are.
@@ -108,7 +109,8 @@ class Policy(nnx.Module):
                     cache, out = extend_and_attend(cache, index, self.cfg.layers, q, k, v, ragged)
                     return out
 
-                x_STD = nnx.merge(graphdef, params)(x_STD, rotation, attention, tokens=None)
+                block = nnx.merge(graphdef, dequantised(params, self.cfg.dtype))
+                x_STD = block(x_STD, rotation, attention, tokens=None)
                 return (x_STD, cache), None
 
             indices = first + jnp.arange(blocks.layers)
