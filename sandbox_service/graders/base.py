@@ -30,11 +30,11 @@ class GradeRequest:
     submission: Submission
     # The agent's workspace against its base; None marks a deletion.
     changed: Mapping[str, bytes | None]
+    # "paper": the paper's reward; "shaped": partial credit where the skill has a natural measure of it.
+    reward_mode: str = "paper"
     # Where the state of the container is the submission (graders/state.py): the workspace as an archive. None: it is
     # as it was at the start, or could not be read.
     state: bytes | None = None
-    # "paper": the paper's reward; "shaped": partial credit where the skill has a natural measure of it.
-    reward_mode: str = "paper"
 
     @property
     def shaped(self) -> bool:

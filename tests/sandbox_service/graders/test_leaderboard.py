@@ -20,7 +20,7 @@ def graded(text: str | bytes | None, *, mode: str = "paper", **expected):
     environment = Environment("e", (), (), (), rule="leaderboard")
     task = HiddenTask("t", "ml_engineering", "i", {}, "submission.csv")
     changed = {} if text is None else {"submission.csv": text.encode() if isinstance(text, str) else text}
-    return asyncio.run(grade(GradeRequest(None, task, instance, environment, Submission(), changed, None, mode), None))
+    return asyncio.run(grade(GradeRequest(None, task, instance, environment, Submission(), changed, mode), None))
 
 
 def file(*values) -> str:
