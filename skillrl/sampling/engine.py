@@ -241,8 +241,11 @@ class Engine:
         loop = asyncio.get_running_loop()
         while any(scheduler.running for scheduler in self._schedulers):
             plans, version = [s.plan() if s.running else Plan(()) for s in self._schedulers], self.version
+            width = -(-self.max_tokens // self.shapes.page_tokens)
+            # Made here: while the worker is busy, weights that come and turns that are cancelled change the streams.
+            batch = batch_of(plans, self.shapes, width, self._num_pages, self._stop_ids)
             try:
-                out = await loop.run_in_executor(self._executor, self._run, plans, self._params)
+                out = await loop.run_in_executor(self._executor, self._run, batch, self._params)
             except Exception as e:
                 self._fail(plans, e)
             else:
@@ -258,13 +261,11 @@ class Engine:
         if not turn.done():
             turn.set_result(None) if error is None else turn.set_exception(error)
 
-    def _run(self, plans: list[Plan], params: Params) -> step.Decoded:
+    def _run(self, batch: step.Batch, params: Params) -> step.Decoded:
         """One device call, in the worker thread."""
         start = time.monotonic()
         if self._last_end:
             self._counters.host_s += start - self._last_end
-        width = -(-self.max_tokens // self.shapes.page_tokens)
-        batch = batch_of(plans, self.shapes, width, self._num_pages, self._stop_ids)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             if self._cache is None:
                 self._cache = step.empty_cache(

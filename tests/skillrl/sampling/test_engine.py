@@ -198,6 +198,32 @@ def test_new_weights_in_flight(params, mode):
         check_logprobs({0: params, 4: new}, stream, [first, second], prompts)
 
 
+def test_new_weights_do_not_touch_the_call_that_has_begun(params):
+    """They come, and another turn is cancelled, at the very moment at which a call is handed to the worker."""
+    new = jax.tree.map(lambda x: x * 1.5, params)
+    engine = Engine(CFG, params, stop_ids=(-1,), streams=6, max_tokens=96, shapes=SHAPES)
+
+    async def run(rounds):
+        streams = [await engine.open(seed=seed) for seed in (3, 4)]
+        turns = [asyncio.create_task(engine.generate(stream, [7, 8, 9], budget=80)) for stream in streams]
+        while not streams[0].request or len(streams[0].request.versions) < 4:
+            await asyncio.sleep(0)
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        turns[1].cancel()
+        await engine.update(new, version=4, mode="recompute")
+        flying = await turns[0]
+        for stream in streams:
+            engine.release(stream)
+        await engine.update(params, version=0)
+        return flying
+
+    for rounds in range(6):
+        flying = asyncio.run(run(rounds))
+        assert set(flying.versions) == {0, 4}
+        check_logprobs({0: params, 4: new}, [7, 8, 9, *flying.tokens.tolist()], [flying], [[7, 8, 9]])
+
+
 def test_parameters_that_do_not_fit_are_refused_and_the_others_stay(engine, params):
     async def run():
         stream = await engine.open(seed=1)
