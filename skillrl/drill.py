@@ -1,10 +1,11 @@
 r"""A fault drill: a training run whose two sandbox services are killed and paused under it.
 
-    python -m skillrl.drill --config=configs/tiny.py --workdir=runs/drill                      # the whole demo
-    python -m skillrl.drill --config=configs/tiny.py:smoke --workdir=runs/drill --gap_s=2      # a minute
+    python -m skillrl.drill --config=configs/tiny.py --workdir=runs/drill                            # the whole demo
+    python -m skillrl.drill --config=configs/tiny.py:smoke --workdir=runs/drill --pause_s=10         # a minute
 
 The run is `python -m skillrl.main` with the same flags. The first service is killed with `kill -9` and started again
-twice, in between the second one is stopped (SIGSTOP) for --pause_s. Then:
+twice: at the run's first episodes, and after two thirds of its steps. After one third, the second service is stopped
+(SIGSTOP) for --pause_s. Then:
 
 - the run must have ended well;
 - every graded episode is played again, token by token, on a service that nothing happens to: the reward must be the
@@ -71,13 +72,18 @@ class Service:
         self.process.communicate()
 
 
-async def inject(services: Sequence[Service], run: subprocess.Popen, gap_s: float, pause_s: float) -> list[str]:
-    """Kills, pauses and kills, each time when the victim has sessions; returns what was done before the run ended."""
+async def inject(
+    services: Sequence[Service], run: subprocess.Popen, workdir: Path, num_steps: int, pause_s: float
+) -> list[str]:
+    """Kills, pauses and kills, each time when the victim has sessions; returns what was done before the run ended.
+
+    By the run's own progress, not by the clock: a faster run meets the same faults.
+    """
     first, second = services
     done = []
-    for name, victim in (("kill", first), ("pause", second), ("kill", first)):
-        await _until_busy(victim, run)
-        await _wait(run, gap_s)
+    for third, (name, victim) in enumerate((("kill", first), ("pause", second), ("kill", first))):
+        while run.poll() is None and _steps_played(workdir) < third * num_steps // 3:
+            await asyncio.sleep(_POLL_S)
         await _until_busy(victim, run)
         if run.poll() is not None:
             return done
@@ -101,10 +107,8 @@ async def _until_busy(service: Service, run: subprocess.Popen) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-async def _wait(run: subprocess.Popen, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while run.poll() is None and time.monotonic() < deadline:
-        await asyncio.sleep(_POLL_S)
+def _steps_played(workdir: Path) -> int:
+    return len(list((workdir / "episodes").glob("train-*.jsonl")))
 
 
 class Repeat:
@@ -168,7 +172,7 @@ def count(workdir: Path) -> dict[str, object]:
     return figures | {"report": ungradable(read_metrics(workdir)), "all_counted": told}
 
 
-async def drill(config: ConfigDict, workdir: Path, arguments: Sequence[str], gap_s: float, pause_s: float) -> dict:
+async def drill(config: ConfigDict, workdir: Path, arguments: Sequence[str], pause_s: float) -> dict:
     task_dir, _ = setup.load_tasks(config, workdir)
     with tempfile.TemporaryDirectory(prefix="drill-") as name:
         services = [Service(task_dir, Path(name), service) for service in ("a", "b")]
@@ -180,7 +184,7 @@ async def drill(config: ConfigDict, workdir: Path, arguments: Sequence[str], gap
             started = time.monotonic()
             run = await asyncio.to_thread(subprocess.Popen, command, stdin=subprocess.DEVNULL)
             try:
-                faults = await inject(services, run, gap_s, pause_s)
+                faults = await inject(services, run, workdir, config.num_steps, pause_s)
                 code = await asyncio.to_thread(run.wait)
             finally:
                 run.kill()
@@ -202,9 +206,8 @@ async def drill(config: ConfigDict, workdir: Path, arguments: Sequence[str], gap
 def _main(argv: list[str]) -> None:
     config, workdir = _CONFIG.value, Path(_WORKDIR.value).resolve()
     workdir.mkdir(parents=True, exist_ok=True)
-    own = ("--gap_s", "--pause_s")
-    arguments = [a for a in sys.argv[1:] if not a.startswith(own)]
-    figures = asyncio.run(drill(config, workdir, arguments, _GAP_S.value, _PAUSE_S.value))
+    arguments = [a for a in sys.argv[1:] if not a.startswith("--pause_s")]
+    figures = asyncio.run(drill(config, workdir, arguments, _PAUSE_S.value))
     for name, value in figures.items():
         print(f"{name:<22} {value}")
     print(json.dumps(figures))
@@ -214,7 +217,6 @@ def _main(argv: list[str]) -> None:
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py", lock_config=True)
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-    _GAP_S = flags.DEFINE_float("gap_s", 20.0, "Seconds from a service's first session to its fault.")
     _PAUSE_S = flags.DEFINE_float("pause_s", 60.0, "Seconds that the second service is stopped.")
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(_main)

@@ -214,7 +214,7 @@ def test_the_load_test_at_a_small_size():
 @pytest.mark.deep
 def test_a_training_run_survives_the_drill(tmp_path):
     command = ["skillrl.drill", "--config=configs/tiny.py:smoke", f"--workdir={tmp_path / 'run'}"]
-    figures = last_object([*command, "--gap_s=4", "--pause_s=8"], 1200, {"JAX_PLATFORMS": "cpu"})
+    figures = last_object([*command, "--pause_s=8"], 1200, {"JAX_PLATFORMS": "cpu"})
     assert figures["faults"] == ["kill", "pause", "kill"]
     assert figures["wrong"] == 0 and figures["same"] > 40
     assert figures["all_counted"] and figures["passed"]
