@@ -27,18 +27,22 @@ def desk(tmp_path_factory):
         loop.run(made.backend.stop())
 
 
-@pytest.fixture(scope="session")
-def engine():
-    """A real container engine with an image; skips where none can be started."""
-    from engine import Dockerd, NoEngine
+def pytest_addoption(parser):
+    parser.addoption("--engine", choices=["docker", "podman"], default="docker", help="whose containers are tested")
 
-    dockerd = Dockerd()
+
+@pytest.fixture(scope="session")
+def engine(request):
+    """A real container engine with an image; skips where none can be started."""
+    from engine import ENGINES, NoEngine
+
+    made = ENGINES[request.config.getoption("--engine")]()
     try:
-        dockerd.start()
+        made.start()
     except NoEngine as e:
         pytest.skip(f"no container engine: {e}")
-    yield dockerd
-    dockerd.stop()
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="session")

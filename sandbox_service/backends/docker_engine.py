@@ -227,6 +227,8 @@ class Engine:
                     WORKSPACE: self._tmpfs(disk + kind.tree_mib, "0755"),
                     "/tmp": self._tmpfs(disk, "1777"),
                     "/dev/shm": self._tmpfs(disk, "1777"),
+                    # It would mount one of its own there, writable, on a root that is read-only.
+                    **({"/var/tmp": "ro,size=4k"} if self._is_podman else {}),
                 },
                 "binds": [
                     f"{os.path.realpath(kind.packages)}:{PACKAGES}:ro",

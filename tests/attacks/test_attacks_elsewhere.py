@@ -12,7 +12,7 @@ import pytest
 from attack import LIMITS, everywhere
 from bench import make_bench
 from desk import Desk
-from engine import IMAGE, Dockerd, NoEngine
+from engine import ENGINES, IMAGE, NoEngine
 from test_assaults import ASSAULTS, carry_out, secret  # noqa: F401
 from test_attacks import ATTACKS, attempt
 
@@ -70,10 +70,10 @@ def test_as_a_plain_user(note):
 
 
 @pytest.fixture(scope="module")
-def docker(tmp_path_factory, secret):  # noqa: F811
+def docker(tmp_path_factory, secret, request):  # noqa: F811
     """A container backend on an engine of its own."""
     try:
-        engine = Dockerd().start()
+        engine = ENGINES[request.config.getoption("--engine")]().start()
     except NoEngine as e:
         pytest.skip(str(e))
     try:
@@ -91,14 +91,14 @@ def docker(tmp_path_factory, secret):  # noqa: F811
 
 
 @pytest.mark.parametrize("assault", [row for row in ASSAULTS if not row.values[0].deep])
-def test_assault_is_held_in_a_container(docker, secret, note, assault):  # noqa: F811
+def test_assault_is_held_in_a_container(docker, secret, note, assault, pytestconfig):  # noqa: F811
     bench, _, neighbour, shared = docker
     workspace = None if assault.alone else shared
     got = bench.do(carry_out(assault, bench.backend, bench.base, secret, neighbour, workspace))
-    note("docker", assault.category, assault.name, assault.aims_for, got)
+    note(pytestconfig.getoption("--engine"), assault.category, assault.name, assault.aims_for, got)
 
 
 @pytest.mark.parametrize("attack", everywhere(ATTACKS))
-def test_attack_scores_the_minimum_in_a_container(docker, note, attack):
+def test_attack_scores_the_minimum_in_a_container(docker, note, attack, pytestconfig):
     _, desk, _, _ = docker
-    note("docker", attack.category, attack.name, attack.aims_for, attempt(desk, attack))
+    note(pytestconfig.getoption("--engine"), attack.category, attack.name, attack.aims_for, attempt(desk, attack))

@@ -1,8 +1,9 @@
-"""A container engine of the tests' own: Debian's dockerd in a temporary folder, and an image without a registry.
+"""A container engine of the tests' own, Debian's Docker or Podman in a temporary folder, and an image.
 
-The image is made of the Debian packages that are installed here: everything essential, Python and git.
+The image comes from no registry but from the Debian packages installed here: everything essential, Python and git.
 """
 
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ _LEFT_OUT = re.compile(
 )
 _PACKAGES = ("python3", "git", "bash", "patch", "libstdc++6")
 _HEADERS = "/usr/include/"
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
 
 
@@ -27,46 +29,43 @@ class NoEngine(Exception):
     """An engine cannot be started on this machine; the text says why."""
 
 
-class Dockerd:
+class Engine:
     """`start` brings it up with the image loaded; `stop` ends it and removes everything it made."""
 
-    def start(self) -> "Dockerd":
+    program: str
+    package: str
+    storage_drivers: tuple[str, ...]
+
+    def start(self) -> "Engine":
         if os.geteuid() != 0:
-            raise NoEngine("starting dockerd needs root")
-        if not shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
-            raise NoEngine("no dockerd here; run `apt-get install --no-install-recommends docker.io`")
+            raise NoEngine(f"starting {self.program} needs root")
+        if not shutil.which(self.program, path=_PATH):
+            raise NoEngine(f"no {self.program} here; run `apt-get install --no-install-recommends {self.package}`")
         # Short and on a real disk: sockets have 107 bytes, and an overlay cannot stand on an overlay.
         self.folder = Path(tempfile.mkdtemp(prefix="engine-", dir="/var/tmp"))
         self.socket = str(self.folder / "s")
         problems = []
         try:
-            for storage in ("overlay2", "vfs"):
+            for storage in self.storage_drivers:
                 if self._launch(storage):
                     make_image(self.client())
                     return self
                 problems.append(f"{storage}: {self._log()}")
-            raise NoEngine("dockerd does not start: " + "; ".join(problems))
+            raise NoEngine(f"{self.program} does not start: " + "; ".join(problems))
         except BaseException:
             self.stop()
             raise
 
+    def command(self, storage: str) -> list[str]:
+        """The daemon's command line."""
+        raise NotImplementedError
+
     def _launch(self, storage: str, patience_s: float = 60.0) -> bool:
-        arguments = {
-            "data-root": self.folder / "data",
-            "exec-root": self.folder / "exec",
-            "pidfile": self.folder / "pid",
-            "host": f"unix://{self.socket}",
-            "storage-driver": storage,
-            # Nothing of the machine's network may change.
-            "bridge": "none",
-            "iptables": "false",
-            "ip6tables": "false",
-            "ip-forward": "false",
-        }
-        environment = os.environ | {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
         with (self.folder / "log").open("wb") as log:
-            command = ["dockerd", *(f"--{name}={value}" for name, value in arguments.items())]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            environment = os.environ | {"PATH": _PATH}
+            self.process = subprocess.Popen(
+                self.command(storage), stdout=log, stderr=log, env=environment, start_new_session=True
+            )
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline and self.process.poll() is None:
             with socket.socket(socket.AF_UNIX) as probe:
@@ -111,13 +110,63 @@ class Dockerd:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Dockerd(Engine):
+    program, package, storage_drivers = "dockerd", "docker.io", ("overlay2", "vfs")
+
+    def command(self, storage: str) -> list[str]:
+        arguments = {
+            "data-root": self.folder / "data",
+            "exec-root": self.folder / "exec",
+            "pidfile": self.folder / "pid",
+            "host": f"unix://{self.socket}",
+            "storage-driver": storage,
+            # Nothing of the machine's network may change.
+            "bridge": "none",
+            "iptables": "false",
+            "ip6tables": "false",
+            "ip-forward": "false",
+        }
+        return [self.program, *(f"--{name}={value}" for name, value in arguments.items())]
+
+
+class Podman(Engine):
+    program, package, storage_drivers = "podman", "podman", ("overlay", "vfs")
+
+    def command(self, storage: str) -> list[str]:
+        arguments = {
+            "root": self.folder / "data",
+            "runroot": self.folder / "run",
+            "tmpdir": self.folder / "tmp",
+            "storage-driver": storage,
+            # Without systemd there is nobody to make the groups.
+            "cgroup-manager": "cgroupfs",
+        }
+        flags = [f"--{name}={value}" for name, value in arguments.items()]
+        return [self.program, *flags, "system", "service", "--time=0", f"unix://{self.socket}"]
+
+    def stop(self) -> None:
+        """Podman has no daemon that its containers would die with."""
+        if hasattr(self, "process") and self.process.poll() is None:
+            client = self.client()
+            for container in self.containers():
+                client.remove_container(container["Id"], force=True)
+            client.close()
+        super().stop()
+
+
+ENGINES = {"docker": Dockerd, "podman": Podman}
+
+
 def make_image(client, image: str = IMAGE, extra: tuple[str, ...] = ()) -> None:
     """Imports a root file system made of installed packages as `image`; `extra` ones come with their headers."""
     with tempfile.NamedTemporaryFile(suffix=".tar") as f:
         with tarfile.open(fileobj=f, mode="w") as tar:
             write_root(tar, extra)
         f.flush()
-        client.import_image_from_file(f.name, repository=image.partition(":")[0], tag=image.partition(":")[2])
+        repository, _, tag = image.partition(":")
+        imported = json.loads(client.import_image_from_file(f.name, repository=repository).splitlines()[-1])
+        # Podman's import forgets the tag.
+        client.tag(imported.get("id") or imported["status"], repository, tag)
     client.close()
 
 
