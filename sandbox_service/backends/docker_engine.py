@@ -8,6 +8,7 @@ import functools
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from sandbox_service.errors import IsolationError, SandboxError
 LABEL, RUN_LABEL = "skillrl.owner", "skillrl.run"
 _THREADS, _SDK_TIMEOUT_S = 8, 120
 _READY_TIMEOUT_S = 60.0
+_REMOVAL_PAUSES_S = (0.1, 0.3, 1.0, 3.0)
 # For process 1 and the trusted operations: an interpreter that has imported pytest, and copies of it.
 _OWN_MIB = 40
 T = TypeVar("T")
@@ -275,13 +277,19 @@ def _remove(client, container_id: str) -> None:
     """Absent, or being removed by another, is as good."""
     from docker.errors import APIError, NotFound
 
-    try:
-        client.remove_container(container_id, force=True, v=True)
-    except NotFound:
+    for pause_s in (*_REMOVAL_PAUSES_S, None):
+        try:
+            client.remove_container(container_id, force=True, v=True)
+        except NotFound:
+            return
+        except APIError as e:
+            # Podman fails so while the container is ending, Docker while something looks at its files.
+            if e.status_code >= 500 and pause_s is not None:
+                time.sleep(pause_s)
+                continue
+            if e.status_code != 409:
+                raise
         return
-    except APIError as e:
-        if e.status_code != 409:
-            raise
 
 
 @functools.cache
