@@ -1,4 +1,4 @@
-"""Attention over a paged cache: jax's Pallas kernel on TPU, else a loop over blocks of pages.
+"""Attention over a paged cache: jax's Pallas kernel on TPU, a loop over single pages on CPU, else over blocks of them.
 
 Shape suffixes beside those of policy.py: S replicas, T new tokens, A rows, P pages of a row, C queries of a block.
 """
@@ -62,7 +62,8 @@ def _local(kv, layer, q_STNH, k_STKH, v_STKH, ragged, *, layers):
     kv = kv.at[jnp.where(position_T < 0, kv.shape[0], page_T), position_T % size].set(new_TKH, mode="drop")
     # The kernel takes heads as wide as the chip's lanes; smaller ones, of policies for tests, go the other way.
     on_tpu = sharding.platform() == "tpu" and q_TNH.shape[-1] % _LANES == 0
-    attention = attend_pages_on_tpu if on_tpu else attend_pages
+    on_cpu = sharding.platform() == "cpu"
+    attention = attend_pages_on_tpu if on_tpu else attend_pages_on_cpu if on_cpu else attend_pages
     return kv, attention(q_TNH, kv, lengths_A, table_AP + layer * pages, starts_A, rows)[None]
 
 
@@ -132,8 +133,25 @@ def attend_pages(
         *part, target = (jax.lax.dynamic_slice_in_dim(x, i * _BLOCKS, _BLOCKS) for x in blocks)
         return out_TNH.at[target].set(attend(*part), mode="drop")
 
-    used = ((position_BC.max(axis=1) >= 0) * (1 + jnp.arange(len(position_BC)))).max()
-    return jax.lax.fori_loop(0, -(-used // _BLOCKS), some_blocks, jnp.zeros_like(q_TNH))
+    return jax.lax.fori_loop(0, -(-_used(position_BC) // _BLOCKS), some_blocks, jnp.zeros_like(q_TNH))
+
+
+def attend_pages_on_cpu(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
+    """The same as `attend_pages`, one block of queries after the other and one page at a time.
+
+    Each page is read where it lies, once, and none behind the end of its row; pages that are gathered first are copied,
+    as many for a short row as for the longest.
+    """
+    tokens, num_rows = q_TNH.shape[0], lengths_A.shape[0]
+    block = 1 if tokens == num_rows else _QUERY_BLOCK
+    token_BC, row_B, position_BC = _query_blocks(starts_A, lengths_A, rows, tokens, block)
+    target_BC = jnp.where(position_BC < 0, tokens, token_BC)
+
+    def one_block(b, out_TNH):
+        part = _attend_blocks(q_TNH[token_BC[b]][None], kv, table_AP[row_B[b]][None], position_BC[b][None], 1)
+        return out_TNH.at[target_BC[b]].set(part[0], mode="drop")
+
+    return jax.lax.fori_loop(0, _used(position_BC), one_block, jnp.zeros_like(q_TNH))
 
 
 def _attend_blocks(q_BCNH, kv, table_BP, position_BC, per):
@@ -145,10 +163,15 @@ def _attend_blocks(q_BCNH, kv, table_BP, position_BC, per):
     # Whole pages as rows, whose numbers are not checked: half the time of a gather of four dimensions on a CPU.
     pages_XW = kv.reshape(kv.shape[0], -1).at
 
+    def read(numbers_BP):
+        if numbers_BP.size == 1:
+            return jax.lax.dynamic_index_in_dim(kv, numbers_BP[0, 0])
+        return pages_XW[numbers_BP].get(mode="promise_in_bounds")
+
     def add_block(i, state):
         best, total, out = state
         numbers_BP = jax.lax.dynamic_slice_in_dim(table_BP, i * per, per, axis=1)
-        pages_BPSKVH = pages_XW[numbers_BP].get(mode="promise_in_bounds").reshape(-1, per, size, kv_heads, 2, width)
+        pages_BPSKVH = read(numbers_BP).reshape(-1, per, size, kv_heads, 2, width)
         keys, values = (pages_BPSKVH[..., j, :].astype(q_BCNH.dtype) for j in range(2))
         at_PS = (i * per * size + jnp.arange(per * size)).reshape(per, size)
         seen = at_PS <= position_BC[:, None, None, :, None, None]
@@ -168,6 +191,11 @@ def _attend_blocks(q_BCNH, kv, table_BP, position_BC, per):
     # A query of padding has seen nothing.
     out = (out / jnp.maximum(total, 1e-30)[..., None]).astype(q_BCNH.dtype)
     return out.transpose(0, 3, 1, 2, 4).reshape(q_BCNH.shape)
+
+
+def _used(position_BC):
+    """Blocks up to the last one with a query."""
+    return ((position_BC.max(axis=1) >= 0) * (1 + jnp.arange(len(position_BC)))).max()
 
 
 def _query_blocks(starts_A, lengths_A, rows, tokens, block):

@@ -122,12 +122,24 @@ def attention_inputs(counts, lengths, *, heads=4, kv_heads=2, width=16, tokens=3
 
 
 RAGGED = [((1, 1, 1, 1), (1, 48, 17, 8)), ((20, 1, 7, 1), (20, 33, 40, 8))]
+FORMS = [paged.attend_pages, paged.attend_pages_on_cpu]
 
 
-@pytest.mark.parametrize(("counts", "lengths"), RAGGED, ids=str)
-def test_attention_over_pages_is_that_of_the_kernels_reference(counts, lengths):
+@pytest.mark.parametrize("attend", FORMS)
+@pytest.mark.parametrize(
+    ("counts", "lengths", "tokens"), [(*RAGGED[0], 4), (*RAGGED[0], 32), (*RAGGED[1], 32)], ids=str
+)
+def test_attention_over_pages_is_that_of_the_kernels_reference(attend, counts, lengths, tokens):
     """The kernel itself runs on TPU alone: jax's interpreters (0.10) stumble over its reshaped references."""
-    inputs = attention_inputs(counts, lengths)
+    inputs = attention_inputs(counts, lengths, tokens=tokens)
     *arrays, rows = inputs
     want = ref_ragged_paged_attention(*arrays, rows[None], sm_scale=16**-0.5)
-    np.testing.assert_allclose(paged.attend_pages(*inputs)[: len(want)], want, atol=1e-5)
+    np.testing.assert_allclose(attend(*inputs)[: len(want)], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("attend", FORMS)
+def test_a_row_s_attention_is_the_same_bits_beside_others(attend):
+    q, kv, lengths, table, starts, rows = attention_inputs((1, 1, 1, 1), (17, 48, 1, 8), tokens=4)
+    beside = attend(q, kv, lengths, table, starts, rows)
+    alone = attend(q, kv, lengths * (jnp.arange(4) == 0), table, starts, rows)
+    np.testing.assert_array_equal(alone[0], beside[0])
