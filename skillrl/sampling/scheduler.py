@@ -38,9 +38,11 @@ class Shapes:
         One size of rows and chunks on a CPU: the same token then goes through the same matrix shapes whoever else is
         in the call, which makes sampling repeatable bit by bit. A policy that fits into the CPU's caches is fastest in
         batches whose keys and values do so too (measured); a larger one needs rows to share the reading of its weights.
+        Its steps take tens of milliseconds, the host a few: its calls are short, so that turns that come need not wait.
         """
         if (platform or jax.default_backend()) == "cpu":
-            return cls((min(rows, 8 if num_params < 5_000_000 else 32),), (128,), page_tokens=32)
+            most, steps = (8, 16) if num_params < 5_000_000 else (32, 4)
+            return cls((min(rows, most),), (128,), decode_steps=steps, page_tokens=32)
         sizes = (16, 64, 256)
         return cls(tuple(size for size in sizes if size < rows) + (min(rows, sizes[-1]),), (256, 2048), page_tokens=128)
 
