@@ -39,8 +39,9 @@ _UNUSED_PLUGINS = (
     *("terminalprogress", "threadexception", "unraisableexception", "warnings"),
 )
 _OPTIONS = (
-    *("-c", os.devnull, "--import-mode=prepend", "--continue-on-collection-errors", "-q", "--tb=short"),
-    "--color=no",
+    *("-c", os.devnull, "--import-mode=prepend", "--continue-on-collection-errors", "-q", "--color=no"),
+    # Nobody reads why an assertion failed, and to rewrite them and write long traces cost up to two thirds of a run.
+    *("--assert=plain", "--tb=line"),
     *(f"-pno:{name}" for name in _UNUSED_PLUGINS),
 )
 _RANK = {"passed": 0, "xfailed": 1, "skipped": 2, "failed": 3, "error": 4}

@@ -70,11 +70,11 @@ def extra_file(
     `taken` are the paths that exist already; `folder` is where the file goes when there is nothing to copy.
     """
     rng = random.Random(seed)
-    present = {f"{path}::{name}" for path, text in sources.items() for name, _ in _tests(parse(text))}
-    choices = sorted({i.partition("[")[0] for i in test_ids} & present)
+    tests = {f"{path}::{name}": test for path, text in sources.items() for name, test in _tests(parse(text))}
+    choices = sorted({i.partition("[")[0] for i in test_ids} & tests.keys())
     rng.shuffle(choices)
     # The first with an equality of its own, else any.
-    choices.sort(key=lambda i: not any(_equalities(f) for n, f in _tests(parse(sources[_file(i)])) if n == _name(i)))
+    choices.sort(key=lambda i: not any(_equalities(tests[i])))
     if choices:
         path, name = _file(choices[0]), _name(choices[0])
         text = _only(plant(sources, choices[:1], seed).files[path], name)

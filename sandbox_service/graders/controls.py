@@ -11,6 +11,7 @@ All functions are pure: the same source and seed give the same twin.
 """
 
 import ast
+import functools
 import io
 import random
 import tokenize
@@ -19,9 +20,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from sandbox_service.graders.rewrites import FUNCTIONS, Rewriter, rename_locals, signs_in
 from sandbox_service.syntax import parse
 
+# A submission that is graded again, and others of its seed, meet the same twins. A task has about twenty.
+TWINS_KEPT = 128
 _WORDS = ("note", "see below", "checked", "as before", "kept simple", "order matters", "per call", "shared")
 
 
+@functools.lru_cache(maxsize=TWINS_KEPT)
 def text_neutral(source: str, seed: int) -> str:
     """The same tokens with other comments and blank lines: hash and line numbers change, the syntax tree does not.
 
@@ -68,6 +72,11 @@ def behaviour_preserving(source: str, seed: int, decoys: Sequence[str] = (), *, 
     in functions are looked up or put together at run time, and branches are swapped. Returns a source that cannot be
     parsed as it is.
     """
+    return _rewritten(source, seed, tuple(decoys), thorough)
+
+
+@functools.lru_cache(maxsize=TWINS_KEPT)
+def _rewritten(source: str, seed: int, decoys: tuple[str, ...], thorough: bool) -> str:
     rng = random.Random(seed)
     try:
         tree = parse(source)
@@ -80,8 +89,9 @@ def behaviour_preserving(source: str, seed: int, decoys: Sequence[str] = (), *, 
     fresh = _fresh_names(rng, taken)
     original = {name: ast.dump(node) for name, node in functions_of(tree)}
     rewriter = Rewriter(rng, fresh)
+    by_name = [dict(functions_of(other)) for other in others]
     for name, node in functions_of(tree):
-        variants = [v for v in (dict(functions_of(other)).get(name) for other in others) if v is not None]
+        variants = [functions[name] for functions in by_name if name in functions]
         signs = frozenset[str]().union(*(signs_in(v) for v in (node, *variants)))
         rename_locals(node, fresh)
         rewriter.rewrite(node, thorough, signs)
@@ -152,13 +162,13 @@ def _as_dead_code(function: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -
 
 def _dead_statements(tree: ast.Module, others: Iterable[ast.Module], name: str) -> list[ast.stmt]:
     """A function, never called, of the statements outside functions that only the other versions have."""
-    own = {ast.unparse(node) for node in tree.body}
+    kinds = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.ClassDef, ast.If)
+    own = {ast.unparse(node) for node in tree.body if isinstance(node, kinds)}
     body = []
     for other in others:
         for node in other.body:
-            kept = isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.ClassDef | ast.If)
-            if kept and ast.unparse(node) not in own:
-                own.add(ast.unparse(node))
+            if isinstance(node, kinds) and (text := ast.unparse(node)) not in own:
+                own.add(text)
                 body.append(node)
     dead = parse(f"def {name}():\n    return {len(name)}").body[0]
     dead.body[:0] = body
