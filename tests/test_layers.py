@@ -24,13 +24,13 @@ ORDER = [
     ["demonstrators", "renaming", "setup", "sft"],
     ["train", "exam"],
     ["main"],
-    ["bench", "compile", "drill"],
+    ["bench", "compile", "drill", "rehearse"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # Offline tools that handle the hidden half of task sets; the trainer never imports them.
 OFFLINE = {
     *("world", "build", "validate", "derive", "mutate", "submissions", "readers", "suites", "hiding", "joining"),
-    "cheats",
+    *("cheats", "rehearse"),
 }
 
 

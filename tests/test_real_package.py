@@ -1,28 +1,15 @@
 """A real package from the index through the whole loop: built, proven, trained on, evaluated, and scored by scripts."""
 
-import asyncio
 import json
 
 import pytest
 
-from sandbox_service.client import SandboxClient
-from sandbox_service.embedded import embedded_service
-from sandbox_service.tasks import read_task_set
-from skillrl.chat import CompactChat, ToolCall
 from skillrl.metrics import read_metrics
-from skillrl.rollout.agents import ScriptedAgents
-from skillrl.rollout.collector import Collector
-from skillrl.rollout.episode import Budgets
 from skillrl.rollout.records import read_episodes
-from skillrl.skills import get_skill
-from skillrl.tasks.source import read_tasks
-from skillrl.tasks.submissions import gold
-from skillrl.tokenizer import SentencePieceTokenizer
 from skillrl.types import SKILLS, Status
 
 pytestmark = pytest.mark.slow
 
-BUDGETS = Budgets(max_tokens=1 << 17, max_turns=20, wall_s=600.0, max_observation_tokens=256, exec_timeout_s=60.0)
 KINDS = {*SKILLS, "bug_fixing"}
 
 
@@ -72,49 +59,9 @@ def test_the_main_command_trains_and_evaluates_on_it(program, package_dir, polic
     assert (tmp_path / "report.html").exists() and (tmp_path / "hf" / "model.safetensors").exists()
 
 
-def gold_script(task_set):
-    """Hands in the gold submission by tool calls, as an agent must."""
-
-    def script(task):
-        hidden = task_set.task(task.task_id)
-        instance = task_set.instance_of(hidden)
-        handed = gold(hidden, instance, task_set.tree_files(instance.tree))
-        for path, content in handed.changed.items():
-            if content is None:
-                yield ToolCall("bash", (f"rm {path}",))
-            else:
-                yield ToolCall("str_replace", ("create", path, content.decode()))
-        submission = handed.submission
-        if submission.files:
-            return "<files>" + "\n".join(submission.files) + "</files>"
-        if submission.judgment:
-            return f"<review>{submission.review}</review><judgment>{submission.judgment}</judgment>"
-        return "Done."
-
-    return script
-
-
-def null_script(task):
-    yield from ()
-    return "Done."
-
-
-def test_gold_and_null_agents_score_maximum_and_minimum(package_dir, tmp_path):
-    tasks = read_tasks(package_dir)
-    prompts = [get_skill(task.skill).make_prompt(task) for task in tasks]
-    chat = CompactChat(SentencePieceTokenizer.train(prompts, tmp_path / "t.model", 600))
-
-    async def play():
-        async with embedded_service([package_dir]) as address, SandboxClient(address, run_id="test") as client:
-            await client.wait_ready()
-            played = []
-            for script in (gold_script(read_task_set(package_dir)), null_script):
-                collector = Collector(ScriptedAgents(script, chat), client, chat, BUDGETS, max_in_flight=4)
-                played.append([group[0] for group in await collector.collect(tasks, 1, seed=0)])
-            return played
-
-    for name, episodes, best in zip(("gold", "null"), asyncio.run(play()), (1, 0), strict=True):
-        assert {e.task.skill for e in episodes} == KINDS
-        for episode in episodes:
-            expected = get_skill(episode.task.skill).reward_range[best]
-            assert episode.outcome.reward == expected, (name, episode.task.skill, episode.outcome, episode.turns[1:])
+def test_gold_and_null_agents_score_maximum_and_minimum(program, package_dir):
+    done = program.complete("skillrl.rehearse", str(package_dir))
+    played = json.loads(done.stdout.splitlines()[-1])
+    assert played["failures"] == [] and played["not_played"] == 0
+    assert played["skills"].keys() == KINDS
+    assert all(s["gold_max"] == s["null_min"] == s["tasks"] for s in played["skills"].values())
