@@ -64,7 +64,7 @@ class Engine:
         with (self.folder / "log").open("wb") as log:
             environment = os.environ | {"PATH": _PATH}
             self.process = subprocess.Popen(
-                self.command(storage), stdout=log, stderr=log, env=environment, start_new_session=True
+                self.command(storage), stdout=log, stderr=log, env=environment, cwd=self.folder, start_new_session=True
             )
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline and self.process.poll() is None:
