@@ -19,7 +19,7 @@ def get_config(arg: str = ""):
     c.world.update(
         dict(train=8, heldout_repositories=2, heldout_families=1)
         if arg.smoke
-        else dict(train=200, heldout_repositories=40, heldout_families=8)
+        else dict(train=200, heldout_repositories=80, heldout_families=8)
     )
     c.rollout.update(
         dict(
