@@ -1,9 +1,12 @@
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas
+from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel as jax_kernel
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ref_ragged_paged_attention
 
 from skillrl.models import paged
@@ -130,11 +133,48 @@ FORMS = [paged.attend_pages, paged.attend_pages_on_cpu]
     ("counts", "lengths", "tokens"), [(*RAGGED[0], 4), (*RAGGED[0], 32), (*RAGGED[1], 32)], ids=str
 )
 def test_attention_over_pages_is_that_of_the_kernels_reference(attend, counts, lengths, tokens):
-    """The kernel itself runs on TPU alone: jax's interpreters (0.10) stumble over its reshaped references."""
     inputs = attention_inputs(counts, lengths, tokens=tokens)
     *arrays, rows = inputs
     want = ref_ragged_paged_attention(*arrays, rows[None], sm_scale=16**-0.5)
     np.testing.assert_allclose(attend(*inputs)[: len(want)], want, atol=1e-5)
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """jax's kernel in Pallas' plain interpreter, which emulates its copies and semaphores on any platform.
+
+    The TPU interpreter (`force_tpu_interpret_mode`) stumbles over the kernel's reshaped references, and the plain one
+    over the type of its literal indices, which lacks a shape; both in jax 0.10.2.
+    """
+    interpreter = types.SimpleNamespace(**vars(pallas))
+    interpreter.pallas_call = functools.partial(pallas.pallas_call, interpret=True)
+    monkeypatch.setattr(jax_kernel, "pl", interpreter)
+    monkeypatch.setattr("jax._src.literals.TypedInt.shape", (), raising=False)
+    yield
+    # What was traced with the interpreter is not to be found by others.
+    jax_kernel.ragged_paged_attention.clear_cache()
+
+
+DEEP = pytest.mark.deep
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("counts", "lengths", "dtype", "cache_dtype"), [
+    (*RAGGED[1], "float32", "float32"),
+    pytest.param(*RAGGED[0], "float32", "float32", marks=DEEP),
+    pytest.param(*RAGGED[1], "bfloat16", "bfloat16", marks=DEEP),
+    pytest.param(*RAGGED[1], "bfloat16", "float8_e4m3fn", marks=DEEP),
+], ids=str)  # fmt: skip
+def test_the_kernel_for_tpus_agrees_with_the_reference_and_with_our_forms(
+    interpreted, counts, lengths, dtype, cache_dtype
+):
+    q, kv, *rest, rows = attention_inputs(counts, lengths, width=128, tokens=sum(counts))
+    inputs = q.astype(dtype), kv.astype(cache_dtype), *rest
+    scale = None if dtype == cache_dtype else 1.0
+    reference = ref_ragged_paged_attention(*inputs, rows[None], sm_scale=128**-0.5, k_scale=scale, v_scale=scale)
+    got = np.asarray(paged.attend_pages_on_tpu(*inputs, rows), np.float32)
+    for want in (reference, *(attend(*inputs, rows) for attend in FORMS)):
+        np.testing.assert_allclose(got, np.asarray(want, np.float32), atol=1e-5 if dtype == "float32" else 2e-2)
 
 
 @pytest.mark.parametrize("attend", FORMS)
