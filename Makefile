@@ -10,7 +10,7 @@ demo: setup-demo
 	$(PYTHON_IN_VENV) -m skillrl.main --config=configs/tiny.py --workdir=$(WORKDIR)
 
 test: setup-test
-	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile
+	$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What needs the TPU compiler, a container engine or minutes: every shipped config compiled for its slice without any
 # TPU, and the docker backend on an engine of the tests' own.

@@ -27,6 +27,12 @@ def desk(tmp_path_factory):
         loop.run(made.backend.stop())
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no core ends with a long file while the others wait."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_addoption(parser):
     parser.addoption("--engine", choices=["docker", "podman"], default="docker", help="whose containers are tested")
 

@@ -19,6 +19,8 @@ _QUERY_BLOCK = 16
 _LANES = 128
 _BLOCKS = 4
 _KEY_BLOCK = 64
+# Most heads x width of a cached position for which a product with zeros is cheaper than a copy (measured on CPU).
+_MOST_ZEROS = 16384
 
 
 def extend_and_attend(
@@ -140,18 +142,55 @@ def attend_pages_on_cpu(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
     """The same as `attend_pages`, one block of queries after the other and one page at a time.
 
     Each page is read where it lies, once, and none behind the end of its row; pages that are gathered first are copied,
-    as many for a short row as for the longest.
+    as many for a short row as for the longest. Single queries of few heads take all of them in one product.
     """
     tokens, num_rows = q_TNH.shape[0], lengths_A.shape[0]
     block = 1 if tokens == num_rows else _QUERY_BLOCK
     token_BC, row_B, position_BC = _query_blocks(starts_A, lengths_A, rows, tokens, block)
     target_BC = jnp.where(position_BC < 0, tokens, token_BC)
 
+    together = block == 1 and q_TNH.shape[1] * kv.shape[2] * kv.shape[3] <= _MOST_ZEROS
+
     def one_block(b, out_TNH):
-        part = _attend_blocks(q_TNH[token_BC[b]][None], kv, table_AP[row_B[b]][None], position_BC[b][None], 1)
-        return out_TNH.at[target_BC[b]].set(part[0], mode="drop")
+        q_CNH, table_P, position_C = q_TNH[token_BC[b]], table_AP[row_B[b]], position_BC[b]
+        if together:
+            part_CNH = _attend_at_once(q_CNH[0], kv, table_P, position_C[0])[None]
+        else:
+            part_CNH = _attend_blocks(q_CNH[None], kv, table_P[None], position_C[None], 1)[0]
+        return out_TNH.at[target_BC[b]].set(part_CNH, mode="drop")
 
     return jax.lax.fori_loop(0, _used(position_BC), one_block, jnp.zeros_like(q_TNH))
+
+
+def _attend_at_once(q_NH, kv, table_P, position):
+    """Attention of one query with all its heads in one product a page.
+
+    Each head's query stands where its keys stand in a position's row of the page, with zeros for the values and the
+    other heads. So a page is used as it lies; taken apart by heads it is copied, which costs more while heads are few.
+    """
+    heads, width = q_NH.shape
+    size, slots = kv.shape[1:3]
+    key_N = 2 * (jnp.arange(heads) // (2 * heads // slots))
+    place_NV = jnp.arange(slots) == key_N[:, None]
+    q_NW = jnp.where(place_NV[..., None], (q_NH * width**-0.5)[:, None], 0).reshape(heads, slots * width)
+
+    def add_page(i, state):
+        best_N, total_N, out_NW = state
+        page_SW = jax.lax.dynamic_index_in_dim(kv, table_P[i], keepdims=False).reshape(size, -1).astype(q_NH.dtype)
+        scores_NS = jnp.einsum("nw,sw->ns", q_NW, page_SW, preferred_element_type=jnp.float32)
+        scores_NS = jnp.where(i * size + jnp.arange(size) <= position, scores_NS, _MASKED)
+        new_best_N = jnp.maximum(best_N, scores_NS.max(axis=-1))
+        weights_NS, shrink_N = jnp.exp(scores_NS - new_best_N[:, None]), jnp.exp(best_N - new_best_N)
+        added_NW = jnp.einsum(
+            "ns,sw->nw", weights_NS.astype(page_SW.dtype), page_SW, preferred_element_type=jnp.float32
+        )
+        return new_best_N, total_N * shrink_N + weights_NS.sum(axis=-1), out_NW * shrink_N[:, None] + added_NW
+
+    start = jnp.full(heads, _MASKED), jnp.zeros(heads), jnp.zeros(q_NW.shape, jnp.float32)
+    _, total_N, out_NW = jax.lax.fori_loop(0, position // size + 1, add_page, start)
+    # A head's values follow its keys.
+    out_NH = jnp.take_along_axis(out_NW.reshape(heads, slots, width), key_N[:, None, None] + 1, axis=1)[:, 0]
+    return (out_NH / jnp.maximum(total_N, 1e-30)[:, None]).astype(q_NH.dtype)
 
 
 def _attend_blocks(q_BCNH, kv, table_BP, position_BC, per):

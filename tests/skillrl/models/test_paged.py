@@ -129,13 +129,14 @@ FORMS = [paged.attend_pages, paged.attend_pages_on_cpu]
 
 
 @pytest.mark.parametrize("attend", FORMS)
+@pytest.mark.parametrize("sizes", [{}, {"heads": 16, "kv_heads": 8, "width": 128}], ids=["few heads", "many heads"])
 @pytest.mark.parametrize(
     ("counts", "lengths", "tokens"), [(*RAGGED[0], 4), (*RAGGED[0], 32), (*RAGGED[1], 32)], ids=str
 )
-def test_attention_over_pages_is_that_of_the_kernels_reference(attend, counts, lengths, tokens):
-    inputs = attention_inputs(counts, lengths, tokens=tokens)
+def test_attention_over_pages_is_that_of_the_kernels_reference(attend, sizes, counts, lengths, tokens):
+    inputs = attention_inputs(counts, lengths, tokens=tokens, **sizes)
     *arrays, rows = inputs
-    want = ref_ragged_paged_attention(*arrays, rows[None], sm_scale=16**-0.5)
+    want = ref_ragged_paged_attention(*arrays, rows[None], sm_scale=inputs[0].shape[-1] ** -0.5)
     np.testing.assert_allclose(attend(*inputs)[: len(want)], want, atol=1e-5)
 
 
