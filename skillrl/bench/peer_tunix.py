@@ -15,6 +15,9 @@ from tunix.models.qwen3 import model, params
 
 from skillrl.bench import workload
 
+# Rows of a call: with 64 of 1024 tokens it took more than 18 GB.
+_MOST_ROWS = 16
+
 
 class Ids:
     """A tokenizer whose texts are lists of ids."""
@@ -39,7 +42,7 @@ class Peer:
     """Left-padded batches from the first token again, padded to the powers of two that the sampler pads prompts to.
 
     Every call has the same number of steps and one of few batch sizes, since each shape is compiled: missing rows are
-    repeated ones. The longest answer decides the steps, as no token ends a turn.
+    repeated ones. The longest answer decides the steps, as no token ends a turn. Large batches are played in parts.
     """
 
     def __init__(self, folder: Path, episodes: workload.Episodes):
@@ -53,15 +56,21 @@ class Peer:
         )
 
     def generate(self, numbers: list[int], histories: list[list[int]], answers: list[int]) -> list[jax.Array]:
-        padded = histories + histories[:1] * (_power_of_two(len(histories)) - len(histories))
-        return self.sampler(padded, self.steps, temperature=1.0, top_p=1.0, seed=0).tokens[: len(histories)]
+        tokens = []
+        for start in range(0, len(histories), _MOST_ROWS):
+            part = histories[start : start + _MOST_ROWS]
+            padded = part + part[:1] * (_power_of_two(len(part)) - len(part))
+            tokens += self.sampler(padded, self.steps, temperature=1.0, top_p=1.0, seed=0).tokens[: len(part)]
+        return tokens
 
     def warm_up(self, episodes: workload.Episodes) -> None:
         """Compiles every shape that the episodes need."""
         shapes = set()
 
         def note(numbers, histories, answers):
-            shapes.add((_power_of_two(len(histories)), _power_of_two(max(map(len, histories)))))
+            for start in range(0, len(histories), _MOST_ROWS):
+                part = histories[start : start + _MOST_ROWS]
+                shapes.add((_power_of_two(len(part)), _power_of_two(max(map(len, part)))))
             return [[1] * answer for answer in answers]
 
         workload.play_lockstep(note, workload.hurried(episodes))

@@ -1,6 +1,7 @@
 """Every kernel of packed rows against one naive softmax, in values and gradients, on one device and on meshes."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -151,8 +152,10 @@ def test_the_triton_kernel_lowers_for_cuda():
     attention = functools.partial(triton_attention, interpret=False)
     program = jax.jit(lambda *inputs: outputs(attention, *inputs))
     unsafe = [export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]  # no promise that it stays stable
-    # From jax 0.12 on the kernel asks which GPU it is for.
-    gpu = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+    # From jax 0.12 on the kernel asks which GPU it is for; jax 0.9 describes a device without its platform.
+    fields = {"device_kind": "NVIDIA H100 80GB HBM3", "num_cores": None, "platform": "gpu"}
+    known = inspect.signature(jax.sharding.AbstractDevice).parameters
+    gpu = jax.sharding.AbstractDevice(**{name: value for name, value in fields.items() if name in known})
     mesh = jax.sharding.AbstractMesh((), (), abstract_device=gpu)
     with jax.sharding.use_abstract_mesh(mesh):
         lowered = export.export(program, platforms=["cuda"], disabled_checks=unsafe)(q, k, v, ids).mlir_module()
