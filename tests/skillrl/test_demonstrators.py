@@ -86,7 +86,7 @@ def earned(tmp_path_factory):
     return by_skill
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.parametrize("skill", SKILLS)
 def test_careful_scripts_earn_the_maximum(earned, skill):
     episodes = earned["careful"][skill]
@@ -96,14 +96,14 @@ def test_careful_scripts_earn_the_maximum(earned, skill):
     assert {e.status for e in episodes} == {Status.SUBMITTED}
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.parametrize("skill", SKILLS)
 def test_the_null_agent_earns_the_minimum(earned, skill):
     rewards = [e.outcome.reward for e in earned["null"][skill]]
     assert rewards and set(rewards) == {get_skill(skill).reward_range[0]}
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_hasty_scripts_are_graded_and_sometimes_wrong(earned):
     scores = [score_of(e) for episodes in earned["hasty"].values() for e in episodes]
     assert set(earned["hasty"]) == set(HASTY)

@@ -131,7 +131,7 @@ def test_a_demonstration_cut_by_a_kill_is_dropped_and_done_again(tmp_path):
     assert [e.episode_id for e in read_finished_episodes(path)] == ["e0", "e1", "e2"]
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_the_program_makes_a_policy_and_goes_on(program, tmp_path):
     flags = (
         "--config=configs/sft.py:smoke", f"--workdir={tmp_path}", "--config.world.train=4",

@@ -39,7 +39,7 @@ def test_an_unknown_benchmark_names_the_known_ones(capsys):
     assert "learner" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_both_sides_compute_the_same_loss_before_and_after_updates():
     """Packed rows, two micro-batches, AdamW and clipping are the same in PyTorch."""
     pytest.importorskip("torch")

@@ -156,15 +156,12 @@ def interpreted(monkeypatch):
     jax_kernel.ragged_paged_attention.clear_cache()
 
 
-DEEP = pytest.mark.deep
-
-
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.parametrize(("counts", "lengths", "dtype", "cache_dtype"), [
     (*RAGGED[1], "float32", "float32"),
-    pytest.param(*RAGGED[0], "float32", "float32", marks=DEEP),
-    pytest.param(*RAGGED[1], "bfloat16", "bfloat16", marks=DEEP),
-    pytest.param(*RAGGED[1], "bfloat16", "float8_e4m3fn", marks=DEEP),
+    (*RAGGED[0], "float32", "float32"),
+    (*RAGGED[1], "bfloat16", "bfloat16"),
+    (*RAGGED[1], "bfloat16", "float8_e4m3fn"),
 ], ids=str)  # fmt: skip
 def test_the_kernel_for_tpus_agrees_with_the_reference_and_with_our_forms(
     interpreted, counts, lengths, dtype, cache_dtype

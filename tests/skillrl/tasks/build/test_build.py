@@ -162,7 +162,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path, program):
         subprocess.run(["umount", small], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_real_package(tmp_path, capsys):
     """Fetched by name, version and digest; needs the package registry."""
     status = main(["--pypi=inflection==0.5.1", f"--out={tmp_path / 'set'}", "--instances=1", "--jobs=2"])
