@@ -57,8 +57,7 @@ class Peer:
 
     def generate(self, numbers: list[int], histories: list[list[int]], answers: list[int]) -> list[jax.Array]:
         tokens = []
-        for start in range(0, len(histories), _MOST_ROWS):
-            part = histories[start : start + _MOST_ROWS]
+        for part in _parts(histories):
             padded = part + part[:1] * (_power_of_two(len(part)) - len(part))
             tokens += self.sampler(padded, self.steps, temperature=1.0, top_p=1.0, seed=0).tokens[: len(part)]
         return tokens
@@ -68,14 +67,17 @@ class Peer:
         shapes = set()
 
         def note(numbers, histories, answers):
-            for start in range(0, len(histories), _MOST_ROWS):
-                part = histories[start : start + _MOST_ROWS]
+            for part in _parts(histories):
                 shapes.add((_power_of_two(len(part)), _power_of_two(max(map(len, part)))))
             return [[1] * answer for answer in answers]
 
         workload.play_lockstep(note, workload.hurried(episodes))
         for rows, width in sorted(shapes):
             self.generate([], [[1] * width] * rows, [])
+
+
+def _parts(histories: list[list[int]]) -> list[list[list[int]]]:
+    return [histories[start : start + _MOST_ROWS] for start in range(0, len(histories), _MOST_ROWS)]
 
 
 def _power_of_two(number: int) -> int:

@@ -148,7 +148,6 @@ def attend_pages_on_cpu(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
     block = 1 if tokens == num_rows else _QUERY_BLOCK
     token_BC, row_B, position_BC = _query_blocks(starts_A, lengths_A, rows, tokens, block)
     target_BC = jnp.where(position_BC < 0, tokens, token_BC)
-
     together = block == 1 and q_TNH.shape[1] * kv.shape[2] * kv.shape[3] <= _MOST_ZEROS
 
     def one_block(b, out_TNH):
