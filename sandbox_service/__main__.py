@@ -122,9 +122,9 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
         isolation = await unless_stopped(prove_isolation(backend, options.allow_unsafe), stop)
         if isolation is None:
             return
+        expiring = asyncio.create_task(sessions.keep_expiring())
         await server.serving(Identity(backend.name, isolation, options.allow_unsafe))
         print(f"{READY}{address}", flush=True)
-        expiring = asyncio.create_task(sessions.keep_expiring())
         await stop.wait()
         expiring.cancel()
 

@@ -212,9 +212,10 @@ class Sessions:
 
     async def keep_expiring(self, interval_s: float = 1.0) -> None:
         while True:
-            await asyncio.sleep(interval_s)
+            # First of all: the watch sees no pause before its first tick.
             self._pauses.tick()
             await self.expire()
+            await asyncio.sleep(interval_s)
 
     async def stop(self) -> None:
         """Closes everything. Safe to repeat."""
