@@ -104,6 +104,8 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
         sinks = [log_event]
         metrics = make_metrics(sinks) if options.metrics else None
         pauses = PauseWatch()
+        # Ends last: what still runs while the service drains is watched too.
+        stack.callback(asyncio.create_task(pauses.keep_ticking()).cancel)
         sessions = Sessions(
             backend,
             trees,

@@ -4,6 +4,7 @@ Time limits go on while a host stands still, so what ran out of time then says n
 of ours, never the agent's.
 """
 
+import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -21,7 +22,7 @@ class HostPaused(SandboxError):
 
 
 class PauseWatch:
-    """To be ticked every `interval_s` by a task of the event loop; it sees nothing before the first tick.
+    """To be ticked every `interval_s` by a task of the event loop, `keep_ticking`; it sees nothing before the first.
 
     `clock` gives monotonic seconds.
     """
@@ -35,6 +36,11 @@ class PauseWatch:
         if self._late_s() > PAUSE_S:
             self.paused_s += self._late_s()
         self._last = self._clock()
+
+    async def keep_ticking(self) -> None:
+        while True:
+            self.tick()
+            await asyncio.sleep(self.interval_s)
 
     def _late_s(self) -> float:
         return 0.0 if self._last is None else self._clock() - self._last - self.interval_s

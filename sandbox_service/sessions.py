@@ -206,15 +206,13 @@ class Sessions:
 
     # Upkeep.
 
-    async def expire(self) -> int:
-        """Closes the sessions whose lease has run out."""
-        return await self._close(self._leases.expired(), "expired")
+    def expire(self) -> int:
+        """Begins to close the sessions whose lease has run out; returns how many. One that hangs holds up no other."""
+        return len(self._begin_closing(self._leases.expired(), "expired"))
 
     async def keep_expiring(self, interval_s: float = 1.0) -> None:
         while True:
-            # First of all: the watch sees no pause before its first tick.
-            self._pauses.tick()
-            await self.expire()
+            self.expire()
             await asyncio.sleep(interval_s)
 
     async def stop(self) -> None:
@@ -320,6 +318,11 @@ class Sessions:
         return Grade(grade.reward, grade.components, grade.reason, "; ".join(filter(None, (note, grade.detail))))
 
     async def _close(self, sessions: Sequence[Session], ending: str) -> int:
+        if closing := self._begin_closing(sessions, ending):
+            await asyncio.wait(closing)
+        return len(sessions)
+
+    def _begin_closing(self, sessions: Sequence[Session], ending: str) -> set[asyncio.Task]:
         # Tasks, so that a caller that goes away does not leave a workspace half closed.
         closing = {asyncio.create_task(self._destroy(session)) for session in sessions}
         for session in sessions:
@@ -328,9 +331,7 @@ class Sessions:
         self._closing |= closing
         for task in closing:
             task.add_done_callback(self._closing.discard)
-        if closing:
-            await asyncio.wait(closing)
-        return len(sessions)
+        return closing
 
     async def _destroy(self, session: Session) -> None:
         await session.calls.cancel()

@@ -41,4 +41,5 @@ def _fingerprint(request: GradeRequest) -> str:
     for path, data in sorted(request.changed.items()):
         whole.update(f"{path!r} {-1 if data is None else len(data)}\0".encode())
         whole.update(data or b"")
+    whole.update(b"none" if request.state is None else hashlib.sha256(request.state).digest())
     return whole.hexdigest()

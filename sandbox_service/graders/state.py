@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from sandbox_service.backends.base import PACKAGES, WORKSPACE, Ended, ExecResult, Limits, Workspace
-from sandbox_service.errors import TaskSetError
+from sandbox_service.errors import SandboxError, TaskSetError
 from sandbox_service.graders.base import GradeRequest
 from sandbox_service.graders.paths import HARNESS_NAMES, RUNNER_MODULES
 from sandbox_service.runner import Runner
@@ -76,9 +76,14 @@ async def fill(workspace: Workspace, environment: Environment) -> None:
 
 
 async def capture(workspace: Workspace) -> bytes:
-    """The workspace as an archive. Raises ValueError when it cannot be read or is larger than MAX_BYTES."""
+    """The workspace as an archive.
+
+    Raises ValueError when it cannot be read or is larger than MAX_BYTES, SandboxError where the host was too slow.
+    """
     limits = replace(Limits(), output_kept_bytes=2 * MAX_BYTES, output_stop_bytes=2 * MAX_BYTES)
     done = await bash(workspace, f"tar -C {WORKSPACE} -cf - . 2>/dev/null", _TIMEOUT_S, limits)
+    if done.ended is Ended.TIMEOUT:
+        raise SandboxError(f"the state was not read within {_TIMEOUT_S:.0f} s; give the host fewer sessions")
     if done.ended is not Ended.EXITED or done.exit_code or done.omitted_bytes:
         raise ValueError(f"it cannot be read ({done.ended.value}, exit status {done.exit_code})")
     if len(done.output) > MAX_BYTES:
@@ -92,7 +97,9 @@ async def restore(workspace: Workspace, environment: Environment, archive: bytes
         await fill(workspace, environment)
         return
     await workspace.write_file(_RESTORED, archive)
-    await bash(workspace, f"tar -C {WORKSPACE} -xpf {_RESTORED}; rm -f {_RESTORED}", _TIMEOUT_S)
+    done = await bash(workspace, f"tar -C {WORKSPACE} -xpf {_RESTORED}; rm -f {_RESTORED}", _TIMEOUT_S)
+    if done.ended is Ended.TIMEOUT:
+        raise SandboxError(f"the state was not unpacked within {_TIMEOUT_S:.0f} s; give the host fewer sessions")
 
 
 async def bash(workspace: Workspace, script: str, timeout_s: float, limits: Limits | None = None) -> ExecResult:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from sandbox_service.breaker import Breaker, BreakerConfig
 from sandbox_service.pauses import HostPaused, PauseWatch
 from sandbox_service.placement import FEW, Placement
-from sandbox_service.sessions import Sessions
 
 CONFIG = BreakerConfig(window=4, least=3, failed_share=0.5, pause_s=2.0, max_pause_s=5.0)
 
@@ -142,16 +141,15 @@ def test_a_pause_voids_what_ran_through_it_and_nothing_else():
 def test_a_pause_in_the_services_first_second_is_seen():
     clock = Clock()
     watch = PauseWatch(1.0, clock)
-    sessions = Sessions(None, None, [], None, pauses=watch)
 
     async def test():
-        upkeep = asyncio.create_task(sessions.keep_expiring())
+        ticking = asyncio.create_task(watch.keep_ticking())
         await asyncio.sleep(0)
         clock.now += 0.5
         watch.check(0.0, "the work")
         clock.now += 20.0
         with pytest.raises(HostPaused, match="stood still for 20 s"):
             watch.check(0.0, "the work")
-        upkeep.cancel()
+        ticking.cancel()
 
     asyncio.run(test())

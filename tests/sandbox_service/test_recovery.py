@@ -174,6 +174,22 @@ def test_a_pause_is_never_the_commands_timeout(tmp_path):
 
 
 @pytest.mark.deep
+def test_a_drain_is_no_pause(tmp_path):
+    """A command that comes to its limit while the service drains is the agent's, however long ago the drain began."""
+
+    async def run(folder, digest, start, processes):
+        async with SandboxClient(addresses(folder, 1), "run") as client:
+            session = await client.open(digest, "t-editing", "editing")
+            running = asyncio.create_task(session.exec("sleep 60", timeout_s=9.0))
+            await asyncio.sleep(0.5)
+            processes[0].send_signal(signal.SIGTERM)
+            assert (await running).outcome == sandbox_pb2.TIMEOUT
+
+    with services(1) as (folder, digest, start, processes):
+        asyncio.run(run(folder, digest, start, processes))
+
+
+@pytest.mark.deep
 def test_no_secret_of_the_service_is_inside_a_sandbox(tmp_path):
     async def run(folder, digest, start, processes):
         async with SandboxClient(addresses(folder, 1), "run") as client:

@@ -102,22 +102,47 @@ def test_old_answers_are_dropped_but_never_run_again(tmp_path):
     on_sessions(tmp_path, test, policy=Policy(answers_kept=3))
 
 
+def test_a_close_that_hangs_holds_up_no_other_lease(tmp_path):
+    clock = Clock()
+
+    async def test(sessions, backend, digest):
+        hanging = asyncio.Event()
+
+        async def never():
+            await hanging.wait()
+
+        await opened(sessions, digest, "first", ttl_s=10)
+        await opened(sessions, digest, "second", ttl_s=20)
+        backend.workspaces[0].close = never
+        upkeep = asyncio.create_task(sessions.keep_expiring(0.01))
+        clock.now = 11
+        await asyncio.sleep(0.05)
+        clock.now = 21
+        await asyncio.sleep(0.1)
+        assert backend.workspaces[1].closed and len(sessions) == 0
+        upkeep.cancel()
+        hanging.set()
+
+    on_sessions(tmp_path, test, clock=clock)
+
+
 def test_lease_expires_and_the_error_names_the_remedy(tmp_path):
     clock = Clock()
 
     async def test(sessions, backend, digest):
         assert await opened(sessions, digest, ttl_s=100) == 100
         clock.now = 99
-        assert await sessions.expire() == 0
+        assert sessions.expire() == 0
         await sessions.exec("s", "r", "true")  # a call renews
         clock.now = 198
         assert sessions.renew(["s", "unknown"]) == ["unknown"]
         clock.now = 297
-        assert await sessions.expire() == 0
+        assert sessions.expire() == 0
         clock.now = 298
         with pytest.raises(NotFound, match="expired; open a new one"):
             await sessions.exec("s", "r2", "true")
-        assert await sessions.expire() == 1
+        assert sessions.expire() == 1
+        await asyncio.sleep(0.05)
         assert backend.workspaces[0].closed
         with pytest.raises(NotFound, match="expired; open a new one"):
             await sessions.exec("s", "r2", "true")

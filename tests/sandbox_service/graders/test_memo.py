@@ -22,6 +22,7 @@ class Request:
     submission: Submission = Submission(files=("a.py",))
     changed: dict = field(default_factory=lambda: {"a.py": b"x", "b.py": None})
     reward_mode: str = "paper"
+    state: bytes | None = None
 
 
 class Grader:
@@ -57,6 +58,7 @@ def test_equal_submissions_are_graded_once_even_at_the_same_time():
         replace(Request(), changed={"a.py": b"y", "b.py": None}),
         replace(Request(), changed={"a.py": b"x"}),
         replace(Request(), reward_mode="shaped"),
+        replace(Request(), state=b""),
     ],
 )
 def test_unequal_submissions_are_graded_apart(other):
