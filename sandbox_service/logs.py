@@ -10,13 +10,13 @@ _EXTRA = "event_fields"
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a session. `name`: open, exec, edit, score, close, lost or refused."""
+    """One thing that happened to a session. `name`: open, exec, edit, score, close, lost, refused or failed."""
 
     name: str
     run_id: str = ""
     task_id: str = ""
     session_id: str = ""
-    # exec: outcome, wall_s. score: result, wall_s. close: ending. refused: error.
+    # exec: outcome, wall_s. score: result, detail, wall_s. close: ending. refused, failed: error, detail.
     fields: Mapping[str, object] = field(default_factory=dict)
 
 

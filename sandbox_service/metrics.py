@@ -63,7 +63,7 @@ class Metrics:
             case "score":
                 self._scores.labels(fields["result"]).inc()
                 self._score_s.observe(fields["wall_s"])
-            case "refused":
+            case "refused" | "failed":
                 self._refused.labels(fields["error"]).inc()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from sandbox_service import __version__, errors, sandbox_pb2, sandbox_pb2_grpc
 from sandbox_service.backends.base import WORKSPACE, Ended, ExecResult, Isolation
@@ -67,7 +68,9 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
         self.sessions, self._tokens = sessions, tokens
         self.identity: Identity | None = None
 
-    async def _answer(self, context: grpc.aio.ServicerContext, call: Callable[[str | None], Awaitable[T]]) -> T:
+    async def _answer(
+        self, context: grpc.aio.ServicerContext, request: Message, call: Callable[[str | None], Awaitable[T]]
+    ) -> T:
         """The call's result, or its error as a status. A cancelled RPC leaves the call running in its session.
 
         `call` gets the token's run; None when there are no tokens.
@@ -75,14 +78,18 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
         try:
             return await call(self._tokens.scope(context.invocation_metadata()) if self._tokens else None)
         except Exception as e:
-            await self._abort(context, e)
+            await self._abort(context, request, e)
 
-    async def _abort(self, context: grpc.aio.ServicerContext, error: Exception) -> None:
-        """Ends the RPC with the error's status."""
-        if not isinstance(error, errors.SandboxError):
+    async def _abort(self, context: grpc.aio.ServicerContext, request: Message, error: Exception) -> None:
+        """Ends the RPC with the error's status, and tells the log whose call it was."""
+        ids = self.sessions.ids_of(getattr(request, "session_id", ""))
+        ids = {name: known or getattr(request, name, "") for name, known in ids.items()}
+        expected = isinstance(error, errors.SandboxError)
+        name, fields = type(error).__name__, {"error": type(error).__name__, "detail": str(error)}
+        self.sessions.emit(Event("refused" if expected else "failed", **ids, fields=fields))
+        if not expected:
             log.error("a call failed", exc_info=error)
-            await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}; see the service's log")
-        self.sessions.emit(Event("refused", fields={"error": type(error).__name__, "detail": str(error)}))
+            await context.abort(grpc.StatusCode.INTERNAL, f"{name}: {error}; see the service's log")
         overloaded = isinstance(error, errors.Overloaded)
         trailers = (("grpc-retry-pushback-ms", str(PUSHBACK_MS)),) if overloaded else ()
         await context.abort(_STATUS.get(type(error), grpc.StatusCode.INTERNAL), str(error), trailers)
@@ -97,7 +104,7 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
             raise self.sessions.unknown(session_id)
 
     async def Info(self, request, context):
-        return await self._answer(context, self._info)
+        return await self._answer(context, request, self._info)
 
     async def _info(self, scope: str | None) -> sandbox_pb2.InfoReply:
         if self.identity is None:
@@ -130,14 +137,14 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
                 request.lease_ttl_s,
             )
 
-        return sandbox_pb2.OpenReply(lease_ttl_s=await self._answer(context, call), workspace=WORKSPACE)
+        return sandbox_pb2.OpenReply(lease_ttl_s=await self._answer(context, request, call), workspace=WORKSPACE)
 
     async def Exec(self, request, context):
         async def call(scope):
             self._check_session(request.session_id, scope)
             return await self.sessions.exec(request.session_id, request.request_id, request.command, request.timeout_s)
 
-        result = await self._answer(context, call)
+        result = await self._answer(context, request, call)
         return _exec_reply(result, result.output.decode(errors="replace"))
 
     async def ReadOutput(self, request, context):
@@ -147,14 +154,14 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
 
         try:
             quiet_since = asyncio.get_running_loop().time()
-            async for offset, data in await self._answer(context, call):
+            async for offset, data in await self._answer(context, request, call):
                 now = asyncio.get_running_loop().time()
                 if data or now - quiet_since > SIGN_OF_LIFE_S:
                     quiet_since = now
                     yield sandbox_pb2.OutputChunk(offset=offset, data=data)
             result = await self.sessions.exec_result(request.session_id, request.request_id)
         except errors.SandboxError as e:
-            await self._abort(context, e)
+            await self._abort(context, request, e)
         yield sandbox_pb2.OutputChunk(offset=len(result.output) + result.omitted_bytes, end=_exec_reply(result))
 
     async def Kill(self, request, context):
@@ -162,7 +169,7 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
             self._check_session(request.session_id, scope)
             return await self.sessions.kill(request.session_id, request.request_id)
 
-        return sandbox_pb2.KillReply(killed=await self._answer(context, call))
+        return sandbox_pb2.KillReply(killed=await self._answer(context, request, call))
 
     async def StrReplace(self, request, context):
         async def call(scope):
@@ -173,7 +180,7 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
             edit = Edit(command, request.path, request.new_text, request.old_text)
             return await self.sessions.str_replace(request.session_id, request.request_id, edit)
 
-        result = await self._answer(context, call)
+        result = await self._answer(context, request, call)
         return sandbox_pb2.StrReplaceReply(ok=result.ok, output=result.output)
 
     async def Score(self, request, context):
@@ -184,7 +191,7 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
             return await self.sessions.score(request.session_id, request.request_id, submission, request.reward_mode)
 
         started = asyncio.get_running_loop().time()
-        grade = await self._answer(context, call)
+        grade = await self._answer(context, request, call)
         return sandbox_pb2.ScoreReply(
             graded=grade.reward is not None,
             reward=grade.reward or 0.0,
@@ -200,7 +207,7 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
             ours = [i for i in request.session_ids if self._is_ours(i, scope)]
             return self.sessions.renew(ours, request.lease_ttl_s) + sorted(set(request.session_ids) - set(ours))
 
-        return sandbox_pb2.RenewReply(lost=await self._answer(context, call))
+        return sandbox_pb2.RenewReply(lost=await self._answer(context, request, call))
 
     async def Close(self, request, context):
         async def call(scope):
@@ -211,7 +218,7 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
                 return 0
             return await self.sessions.close(ours, request.run_id)
 
-        return sandbox_pb2.CloseReply(closed=await self._answer(context, call))
+        return sandbox_pb2.CloseReply(closed=await self._answer(context, request, call))
 
 
 def _exec_reply(result: ExecResult, output: str = "") -> sandbox_pb2.ExecReply:

@@ -94,6 +94,12 @@ class Sessions:
         session = self._leases.get(session_id)
         return session.run_id if session else None
 
+    def ids_of(self, session_id: str) -> dict[str, str]:
+        """For the log: run_id, task_id and session_id; the first two are empty where the session is not open."""
+        session = self._leases.get(session_id)
+        run_id, task_id = (session.run_id, session.task.task_id) if session else ("", "")
+        return {"run_id": run_id, "task_id": task_id, "session_id": session_id}
+
     def unknown(self, session_id: str) -> NotFound:
         """What a caller is told who may not know of the session."""
         return self._leases.unknown(session_id)
@@ -181,7 +187,8 @@ class Sessions:
             async with self._scores.take():
                 grade = await self._score(session, submission, reward_mode)
             result = "graded" if grade.reward is not None else grade.reason
-            self._tell("score", session, result=result, reward=grade.reward, wall_s=round(self._clock() - started, 4))
+            wall_s = round(self._clock() - started, 4)
+            self._tell("score", session, result=result, reward=grade.reward, detail=grade.detail, wall_s=wall_s)
             return grade
 
         return await session.calls.once(request_id, fingerprint("score", submission, reward_mode), run)

@@ -200,3 +200,28 @@ def test_drain_lets_running_calls_finish(tmp_path):
             assert len(sessions) == 0
 
     asyncio.run(run())
+
+
+def test_the_log_names_the_session_whose_call_failed(tmp_path):
+    async def broken(*_, **options):
+        raise KeyError("a bug of ours")
+
+    async def run():
+        async with served(tmp_path) as (address, sessions, backend, digest, _), stub_at(address) as stub:
+            told = []
+            sessions.emit = told.append
+            await open_session(stub, digest)
+            refused = exec_request("true", timeout_s=-1.0)
+            assert (await code_of(stub.Exec(refused, timeout=10)))[0] is StatusCode.INVALID_ARGUMENT
+            unknown = {"session_id": "t", "run_id": "other", "task_set": digest, "task_id": "none", "skill": "x"}
+            await code_of(stub.Open(sandbox_pb2.OpenRequest(**unknown), timeout=10))
+            backend.open_workspace = broken
+            assert (await code_of(open_session(stub, digest, "broken")))[0] is StatusCode.INTERNAL
+            return [(e.name, e.session_id, e.run_id, e.task_id) for e in told]
+
+    assert asyncio.run(run()) == [
+        ("open", "s", "run", "t-editing"),
+        ("refused", "s", "run", "t-editing"),
+        ("refused", "t", "other", "none"),
+        ("failed", "broken", "run", "t-editing"),
+    ]
