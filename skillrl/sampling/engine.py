@@ -15,6 +15,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,7 +29,7 @@ from skillrl.models.policy import Params
 from skillrl.sampling import step
 from skillrl.sampling.batches import batch_of
 from skillrl.sampling.scheduler import Plan, Scheduler, Shapes, num_pages
-from skillrl.sampling.streams import Stream
+from skillrl.sampling.streams import Stream, prompt_key
 from skillrl.sampling.turns import Sampled, SamplingError
 
 # What happens to turns in the making, and to what the cache holds, when new weights come.
@@ -43,6 +44,9 @@ class Counters:
     tokens: int = 0
     calls: int = 0
     decode_steps: int = 0
+    # Pages in use, by streams and by prompts kept for their group: summed over calls; and the most of one call.
+    pages_total: int = 0
+    pages_most: int = 0
     # Seconds in calls; seconds between calls in which some stream had work; seconds in which streams were open, but all
     # of them waited for something else.
     busy_s: float = 0.0
@@ -56,7 +60,8 @@ class Engine:
     At most `streams` episodes are open at the same time, each of up to `max_tokens` tokens; the cache holds
     `cache_tokens` (0: enough for all of them) in `cache_dtype`, one of CACHE_DTYPES. `params` must not be donated
     elsewhere while turns are sampled, until `update` has replaced them. On a mesh each part of the batch axes is a
-    replica with streams and pages of its own; `place` makes of the learner's parameters those that calls use there.
+    replica with pages and streams of its own, those of a group together; `place` makes of the learner's parameters
+    those that calls use there.
     """
 
     def __init__(
@@ -89,7 +94,8 @@ class Engine:
         self._open = 0
         self._most_open = streams
         self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
-        self._home: dict[Stream, Scheduler] = {}
+        # Chosen with the first turn, when the prompt is known.
+        self._home: dict[Stream, Scheduler | None] = {}
         self._turns: dict[Stream, asyncio.Future[None]] = {}
         self._gate: asyncio.Event | None = None
         self._driver: asyncio.Task | None = None
@@ -145,21 +151,20 @@ class Engine:
         self._params = self._cache = None
 
     def counters(self) -> dict[str, float]:
-        """Totals since the engine was made, see Counters and scheduler.Totals; pages and streams are those of now."""
+        """Totals since the engine was made, see Counters and scheduler.Totals; `pages_used` is a mean over calls."""
         totals = [dataclasses.asdict(scheduler.totals) for scheduler in self._schedulers]
         sums = {name: sum(t[name] for t in totals) for name in totals[0]}
         rows_used = self._counters.tokens / max(self._counters.decode_steps, 1)
         return dataclasses.asdict(self._counters) | sums | {
             "rows_used": rows_used,
-            "pages_used": sum(scheduler.pages_used for scheduler in self._schedulers),
+            "pages_used": self._counters.pages_total / max(self._counters.calls, 1),
             "pages": self._num_pages * self.replicas,
-            "streams": self._open,
             "compilations": len(self.compiled),
         }  # fmt: skip
 
     async def open(self, *, seed: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Stream:
         """A stream, once fewer than the most are open; first come, first served."""
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1:
             raise ValueError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: nothing to sample")
         if self._open < self._most_open and not self._waiters:
             self._open += 1
@@ -172,16 +177,18 @@ class Engine:
                 if waiter.done() and not waiter.cancelled():
                     self._hand_on()
                 raise
-        stream = Stream(seed & 0x7FFFFFFF, temperature, top_k, top_p)
-        held = collections.Counter(id(scheduler) for scheduler in self._home.values())
-        self._home[stream] = min(self._schedulers, key=lambda scheduler: held[id(scheduler)])
+        stream = Stream(seed & 0x7FFFFFFF, temperature, min(top_k, self._cfg.vocab), top_p)
+        self._home[stream] = None
         return stream
 
     def release(self, stream: Stream) -> None:
-        """Ends the stream; its pages go to others."""
+        """Ends the stream; its pages go to others, and a turn in the making fails."""
         if stream not in self._home:
             raise ValueError("the stream is not open; release it once")
-        self._home.pop(stream).close(stream)
+        if stream in self._turns:
+            self._end_turn(stream, SamplingError("the stream was released"))
+        if home := self._home.pop(stream):
+            home.close(stream)
         if not self._home:
             self._last_end = 0.0  # nobody waits: what follows is not idling
         self._hand_on()
@@ -211,7 +218,7 @@ class Engine:
         new_tokens = list(map(int, new_tokens))
         self._check(stream, new_tokens, budget)
         turn = self._turns[stream] = asyncio.get_running_loop().create_future()
-        scheduler = self._home[stream]
+        scheduler = self._home[stream] = self._home[stream] or self._home_of(prompt_key(new_tokens))
         if self._last_end and len(self._turns) == 1:
             self._counters.idle_s += time.monotonic() - self._last_end
             self._last_end = time.monotonic()
@@ -228,6 +235,13 @@ class Engine:
             if stream.request is not None:
                 scheduler.cancel(stream)
 
+    def _home_of(self, prompt: bytes) -> Scheduler:
+        """The replica that has the prompt or computes it, while it has less than its share; else the emptiest."""
+        held = collections.Counter(id(scheduler) for scheduler in self._home.values())
+        share = -(-self._most_open // self.replicas)
+        knowing = [s for s in self._schedulers if s.knows(prompt) and held[id(s)] < share]
+        return min(knowing or self._schedulers, key=lambda scheduler: held[id(scheduler)])
+
     def _check(self, stream: Stream, new_tokens: list[int], budget: int) -> None:
         if not new_tokens or budget < 1:
             raise ValueError(f"{len(new_tokens)} tokens, budget {budget}: nothing to sample")
@@ -240,21 +254,27 @@ class Engine:
     async def _drive(self) -> None:
         loop = asyncio.get_running_loop()
         while any(scheduler.running for scheduler in self._schedulers):
-            plans, version = [s.plan() if s.running else Plan(()) for s in self._schedulers], self.version
-            width = -(-self.max_tokens // self.shapes.page_tokens)
-            # Made here: while the worker is busy, weights that come and turns that are cancelled change the streams.
-            batch = batch_of(plans, self.shapes, width, self._num_pages, self._stop_ids)
+            plans, version = [], self.version
             try:
+                plans = [s.plan() if s.running else Plan(()) for s in self._schedulers]
+                width = -(-self.max_tokens // self.shapes.page_tokens)
+                # Made here: weights that come and turns that are cancelled change the streams while the worker is busy.
+                batch = batch_of(plans, self.shapes, width, self._num_pages, self._stop_ids)
+                self._count_pages()
                 out = await loop.run_in_executor(self._executor, self._run, batch, self._params)
-            except Exception as e:
-                self._fail(plans, e)
-            else:
                 for replica, (scheduler, plan) in enumerate(zip(self._schedulers, plans, strict=True)):
                     part = jax.tree.map(lambda x, replica=replica: x[replica] if x.ndim else x, out)
                     for stream, reason in scheduler.apply(plan, part, version):
                         self._end_turn(stream, SamplingError(reason) if reason else None)
+            except Exception as e:
+                self._fail(plans, e)
             # Lets the turns that ended go on, so that what they submit at once is in the next call.
             await asyncio.sleep(0)
+
+    def _count_pages(self) -> None:
+        used = sum(scheduler.pages.total - scheduler.pages.free for scheduler in self._schedulers)
+        self._counters.pages_total += used
+        self._counters.pages_most = max(self._counters.pages_most, used)
 
     def _end_turn(self, stream: Stream, error: SamplingError | None) -> None:
         turn = self._turns[stream]
@@ -284,13 +304,16 @@ class Engine:
         return out
 
     def _fail(self, plans: list[Plan], error: Exception) -> None:
-        """A failed call has consumed the cache. Its own turns fail; all other streams compute theirs again."""
+        """A failed call has consumed the cache. Its own turns fail; all other streams compute theirs again.
+
+        Without plans nobody knows whose fault it is, and all running turns fail.
+        """
         self._cache = None
-        for scheduler, plan in zip(self._schedulers, plans, strict=True):
+        for scheduler in self._schedulers:
             scheduler.lose_everything()
-            for slot in plan.slots:
-                if slot.stream.request is slot.request:
-                    self._end_turn(slot.stream, SamplingError(f"the sampler's call failed: {error}"))
+        planned = [slot.stream for plan in plans for slot in plan.slots if slot.stream.request is slot.request]
+        for stream in planned if plans else [s for scheduler in self._schedulers for s in scheduler.running]:
+            self._end_turn(stream, SamplingError(f"the sampler's call failed: {error}"))
 
 
 def _check_like(params: Params, former: Params) -> None:

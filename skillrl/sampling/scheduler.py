@@ -3,8 +3,9 @@
 A stream with a turn in the making runs, every other one is parked. Running streams are served in the order in which
 they asked, each to the end of its turn: nobody starves. A call takes known tokens of some rows (a chunk) and samples
 for those that have none left. When pages run short, they are taken in this order: prompts that nobody has open any
-more, parked streams (the longest-waiting first), running streams (the latest first). What a stream loses is computed
-again from its tokens when it goes on: lost is time, nothing else.
+more, parked streams (the longest-waiting first), running streams (the latest first), and at last prompts in use, whose
+record may hold a page of its own. What a stream loses is computed again from its tokens when it goes on: lost is time,
+nothing else.
 """
 
 import collections
@@ -126,10 +127,9 @@ class Scheduler:
         # Pages of computed prompts, the longest unused first: prompt -> pages.
         self._prompts: collections.OrderedDict[bytes, list[int]] = collections.OrderedDict()
 
-    @property
-    def pages_used(self) -> int:
-        """Pages that streams hold."""
-        return len({page for stream in (*self.running, *self._parked) for page in stream.pages})
+    def knows(self, prompt: bytes) -> bool:
+        """Whether a stream that begins with this prompt need not compute it, or not alone."""
+        return prompt in self._prompts or any(stream.prompt == prompt for stream in self.running)
 
     def submit(self, stream: Stream, new_tokens: Iterable[int], budget: int) -> None:
         self._parked.pop(stream, None)
@@ -274,8 +274,9 @@ class Scheduler:
 
     def _reclaim(self, stream: Stream, chosen: list[Stream]) -> bool:
         """Takes the pages of one prompt or stream; False where nobody may lose any for `stream`."""
-        if self._prompts:
-            self.pages.drop(self._prompts.popitem(last=False)[1])
+        unused = (p for p, pages in self._prompts.items() if all(self.pages.holders(page) == 1 for page in pages))
+        if (prompt := next(unused, None)) is not None:
+            self.pages.drop(self._prompts.pop(prompt))
             return True
         for other in self._parked:
             if other.pages:
@@ -288,6 +289,9 @@ class Scheduler:
                 self._lose(other)
                 self.totals.retractions += 1
                 return True
+        if self._prompts:
+            self.pages.drop(self._prompts.popitem(last=False)[1])
+            return True
         return False
 
     def _forget_prompts(self) -> None:

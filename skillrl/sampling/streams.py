@@ -26,6 +26,11 @@ class Request:
         return self.budget - len(self.versions)
 
 
+def prompt_key(tokens: list[int]) -> bytes:
+    """Equal for the episodes of a group."""
+    return np.asarray(tokens, np.int32).tobytes()
+
+
 @dataclasses.dataclass(eq=False)
 class Stream:
     """One episode. Its token at position p depends on `seed`, p and what stands before, on nothing else."""
@@ -66,7 +71,7 @@ class Stream:
         self.tokens.extend(new_tokens)
         if not before:
             self.prompt_length = len(new_tokens)
-            self.prompt = np.asarray(new_tokens, np.int32).tobytes()
+            self.prompt = prompt_key(new_tokens)
         self.request = Request(start=len(self.tokens), budget=budget, before=before)
 
     def sampled(self) -> Sampled:
