@@ -3,9 +3,10 @@
     python -m skillrl.bench mismatch [--policy=DIR] [--groups=N]
 
 For a policy with dense layers and one with experts, of random weights, or for the one in a Hugging Face folder; for
-each dtype of the policy, and of the sampler's cache or weights. With d = learner's - sampler's log-probability: k1 is
-the mean of -d, k3 the mean of exp(d) - 1 - d, which is never negative (http://joschu.net/blog/kl-approx.html); both
-estimate the divergence of the learner's policy from the sampler's.
+each dtype of the policy, and of the sampler's cache or weights; and for a cache so small that episodes lose their pages
+while their tools run, or in the middle of a turn, and are computed again. With d = learner's - sampler's
+log-probability: k1 is the mean of -d, k3 the mean of exp(d) - 1 - d, which is never negative
+(http://joschu.net/blog/kl-approx.html); both estimate the divergence of the learner's policy from the sampler's.
 """
 
 import argparse
@@ -30,6 +31,10 @@ from skillrl.models.quantised import WEIGHTS_DTYPES
 from skillrl.sampling import weights
 from skillrl.sampling.engine import Engine
 
+TOOL_S = 0.01
+# Tokens of a group's prompt that were not computed again; streams that lost their pages parked, and running; tokens
+# computed again.
+COUNTED = ("reused", "evictions", "retractions", "recomputed")
 DENSE = ModelConfig(vocab=512, embed=128, layers=4, q_heads=4, kv_heads=2, head_dim=32, mlp=320, unroll=4)
 POLICIES = {
     "dense": DENSE,
@@ -44,15 +49,16 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     mesh = sharding.make_mesh({}, devices=jax.devices()[:1])
     results = []
-    options = [(cache, "") for cache in CACHE_DTYPES] + [("", name) for name in WEIGHTS_DTYPES if name]
-    print(f"{'policy':<10}{'dtype':<10}{'cache':<15}{'weights':<10}{'tokens':>8}{'k1':>12}{'k3':>12}{'max |d|':>12}")
+    options = [(cache, "", False) for cache in CACHE_DTYPES] + [("", name, False) for name in WEIGHTS_DTYPES if name]
+    options.append(("", "", True))
+    names = f"{'policy':<10}{'dtype':<10}{'cache':<15}{'weights':<10}{'tokens':>8}{'k1':>12}{'k3':>12}{'max |d|':>12}"
+    print(names + "".join(f"{name:>12}" for name in COUNTED))
     for name, cfg, params in [_read(args.policy, mesh)] if args.policy else map(_random, POLICIES):
         for dtype in ("float32", "bfloat16"):
-            for cache_dtype, weights_dtype in options:
+            for cache_dtype, weights_dtype, is_tight in options:
                 if cache_dtype != dtype:
-                    found = measure(
-                        dataclasses.replace(cfg, dtype=dtype), params, cache_dtype, weights_dtype, args.groups
-                    )
+                    exact = dataclasses.replace(cfg, dtype=dtype)
+                    found = measure(exact, params, cache_dtype, weights_dtype, args.groups, is_tight=is_tight)
                     held = {"cache_dtype": cache_dtype or dtype, "weights_dtype": weights_dtype or dtype}
                     results.append({"policy": name, "dtype": dtype} | held | found)
                     print(_row(results[-1]), flush=True)
@@ -61,16 +67,23 @@ def main(argv: list[str]) -> int:
 
 
 def measure(
-    cfg: ModelConfig, params: models.Params, cache_dtype: str, weights_dtype: str, groups: int
+    cfg: ModelConfig, params: models.Params, cache_dtype: str, weights_dtype: str, groups: int, *, is_tight: bool
 ) -> dict[str, float]:
-    """Samples groups of episodes of several turns, and compares."""
+    """Samples groups of episodes of several turns, and compares. A tight cache holds one and a half of them."""
     episodes = workload(Sizes(cfg.vocab, groups, 4, (2, 4), (32, 96), (8, 32), (8, 32)))
     most = longest(episodes)
     # No token ends a turn.
     mesh = sharding.make_mesh({}, devices=jax.devices()[:1])
     place = {"place": functools.partial(weights.copied, cfg, mesh, weights_dtype)} if weights_dtype else {}
     engine = Engine(
-        cfg, params, stop_ids=(-1,), streams=len(episodes), max_tokens=most, cache_dtype=cache_dtype, **place
+        cfg,
+        params,
+        stop_ids=(-1,),
+        streams=len(episodes),
+        max_tokens=most,
+        cache_dtype=cache_dtype,
+        cache_tokens=most * 3 // 2 if is_tight else 0,
+        **place,
     )
     played = asyncio.run(_play(engine, episodes))
     tokens = np.zeros((len(played), most), np.int32)
@@ -84,7 +97,7 @@ def measure(
         "k1": float(-d.mean()),
         "k3": float((np.expm1(d) - d).mean()),
         "max": float(np.abs(d).max()),
-    }
+    } | {name: engine.counters()[f"{name}_tokens" if name in ("reused", "recomputed") else name] for name in COUNTED}
 
 
 async def _play(engine: Engine, episodes: Episodes) -> list[tuple[list[int], list[float]]]:
@@ -93,6 +106,7 @@ async def _play(engine: Engine, episodes: Episodes) -> list[tuple[list[int], lis
     async def one(seed: int, turns) -> tuple[list[int], list[float]]:
         stream, logprobs = await engine.open(seed=seed), []
         for turn in turns:
+            await asyncio.sleep(TOOL_S)
             sampled = await engine.generate(stream, turn.known, budget=turn.answer)
             logprobs += [np.nan] * len(turn.known) + sampled.logprobs.tolist()
         engine.release(stream)
@@ -124,4 +138,8 @@ def _read(folder: Path, mesh) -> tuple[str, ModelConfig, models.Params]:
 def _row(result: dict[str, Any]) -> str:
     names = f"{result['policy']:<10}{result['dtype']:<10}{result['cache_dtype']:<15}"
     names += f"{result['weights_dtype']:<10}{result['tokens']:>8,}"
-    return names + "".join(f"{result[name]:>12.1e}" for name in ("k1", "k3", "max"))
+    return (
+        names
+        + "".join(f"{result[name]:>12.1e}" for name in ("k1", "k3", "max"))
+        + "".join(f"{int(result[name]):>12,}" for name in COUNTED)
+    )
