@@ -26,8 +26,12 @@ class DictSession:
         if verb == "die" or self.sandbox.failures_left > 0:
             self.sandbox.failures_left -= 1
             raise ConnectionError("the service is gone")
-        if verb == "sleep":
+        if verb == "wait":  # for the service
             await asyncio.sleep(float(rest))
+        if verb == "sleep":
+            ran_s = min(float(rest), timeout_s)
+            await asyncio.sleep(ran_s)
+            return pb.ExecReply(outcome=pb.EXITED if ran_s < timeout_s else pb.TIMEOUT, wall_s=ran_s)
         if verb == "cat" and rest not in self.files:
             return pb.ExecReply(outcome=pb.EXITED, exit_code=1, output=f"cat: {rest}: no such file\n")
         return pb.ExecReply(outcome=pb.EXITED, output=self.files[rest] if verb == "cat" else command)

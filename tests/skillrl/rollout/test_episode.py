@@ -130,24 +130,38 @@ def test_a_turn_cut_by_the_budget_is_truncated(run, chat):
     assert episode.outcome.graded
 
 
-def test_time_lost_in_the_service_is_not_the_agents(run, sandbox):
-    """The fake's replies say that commands took no time, so all of it went by on the way."""
-
+def test_time_lost_in_the_service_is_given_back(run, sandbox):
     def waiting(task):
         yield FIX
-        yield ToolCall("bash", ("sleep 0.3",))
-        yield ToolCall("bash", ("sleep 5",))
+        for _ in range(2):
+            yield ToolCall("bash", ("wait 0.8",))
+            yield ToolCall("bash", ("sleep 0.1",))
+        return "done"
 
-    episode = run(waiting, wall_s=0.6)
+    episode = run(waiting, wall_s=1.0)
+    assert (episode.status, episode.outcome.reason) == (Status.INFRA_ERROR, "infra"), "1.6 s is more than its own"
+    episode = run(waiting, wall_s=1.7)
+    assert (episode.status, episode.outcome.reward) == (Status.SUBMITTED, 1.0)
+    assert episode.times_s["tools"] > 1.75
+
+
+def test_more_of_it_than_the_episodes_own_time_is_the_services_fault(run, sandbox):
+    def waiting(task):
+        yield FIX
+        while True:
+            yield ToolCall("bash", ("wait 0.3",))
+
+    episode = run(waiting, wall_s=0.5)
     assert (episode.status, episode.outcome.reason) == (Status.INFRA_ERROR, "infra")
-    assert episode.outcome.detail.startswith("ServiceSlow: waited ")
+    assert episode.outcome.detail.startswith("ServiceSlow: waited 0.6 s for the service, with 0.5 s")
     assert not sandbox.scored
 
 
 def test_running_out_of_time_is_graded(run, sandbox):
     def slow(task):
         yield FIX
-        yield ToolCall("bash", ("sleep 5",))
+        while True:
+            yield ToolCall("bash", ("sleep 5",))
 
     episode = run(slow, wall_s=0.3)
     assert episode.status is Status.TIMED_OUT
