@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sandbox_service.metrics import Metrics
 
 GRACE_S = 20.0
+CHECK_INTERVAL_S, CHECKS = 5.0, 3
 # When the parent has died nobody waits for answers; a stop that hangs is cut short after this.
 ORPHAN_EXIT_S = 10.0
 PR_SET_PDEATHSIG = 1
@@ -90,7 +91,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state: Path) -> None:
-    """Serves until SIGTERM, SIGINT or the parent's end."""
+    """Serves until SIGTERM, SIGINT or the parent's end. Raises SandboxError when the backend is gone."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -127,8 +128,10 @@ async def serve(options: argparse.Namespace, task_sets: Sequence[TaskSet], state
         expiring = asyncio.create_task(sessions.keep_expiring())
         await server.serving(Identity(backend.name, isolation, options.allow_unsafe))
         print(f"{READY}{address}", flush=True)
-        await stop.wait()
-        expiring.cancel()
+        try:
+            await unless_stopped(until_it_fails(backend), stop)
+        finally:
+            expiring.cancel()
 
 
 def make_grader(options: argparse.Namespace, runner: Runner) -> Grader:
@@ -211,6 +214,23 @@ async def prove_isolation(backend: Backend, allow_unsafe: bool) -> Isolation:
     if allow_unsafe:
         print(BANNER, file=sys.stderr)
     return isolation
+
+
+async def until_it_fails(backend: Backend) -> None:
+    """Looks at the backend now and then. Raises its SandboxError when it has failed CHECKS times in a row.
+
+    A service without a backend must end: it would have the fewest sessions of its fleet, and get all new ones.
+    """
+    failed = 0
+    while True:
+        await asyncio.sleep(CHECK_INTERVAL_S)
+        try:
+            await backend.check()
+            failed = 0
+        except SandboxError:
+            failed += 1
+            if failed == CHECKS:
+                raise
 
 
 async def unless_stopped(work, stop: asyncio.Event):

@@ -29,7 +29,7 @@ from sandbox_service.breaker import Breaker, BreakerConfig
 from sandbox_service.credentials import ClientCredentials, covers, run_of
 from sandbox_service.errors import IdReused, Overloaded, SandboxError
 from sandbox_service.placement import Placement
-from sandbox_service.remote import CLOSE_GIVE_UP_S, Service, Session, new_id, now
+from sandbox_service.remote import CLOSE_GIVE_UP_S, Service, Session, is_fault, new_id, now
 from sandbox_service.transport import (
     OPTIONS,
     Link,
@@ -140,7 +140,7 @@ class SandboxClient:
         return next(iter((await self.infos()).values()))
 
     async def open(self, task_set: str, task_id: str, skill: str, session_id: str | None = None) -> "Session":
-        """Opens a session on a private copy of the task's repository."""
+        """Opens a session on a private copy of the task's repository; where a service fails, at another one."""
         request = sandbox_pb2.OpenRequest(
             run_id=self.run_id, task_set=task_set, task_id=task_id, skill=skill, lease_ttl_s=self._lease_ttl_s
         )
@@ -163,9 +163,16 @@ class SandboxClient:
                         del asked[service]
                     except (ServiceUnreachable, NoAnswer) as e:
                         error = e
+                    except SandboxError as e:
+                        if not is_fault(e):
+                            raise
+                        error = e
+                        service.strays.add(asked.pop(service))
                     else:
                         asked.pop(service)
                         return self._opened(service, request.session_id, reply)
+                if is_fault(error):
+                    raise error
                 await tries.again(error)
         except asyncio.CancelledError:
             # The services may have opened it; its lease would hold the place for minutes.

@@ -21,6 +21,11 @@ EXEC_MARGIN_S = 15.0
 CLOSE_GIVE_UP_S = 2.0
 
 
+def is_fault(error: SandboxError) -> bool:
+    """Whether the service itself failed: nothing that the caller could do better, as all other kinds of errors are."""
+    return type(error) is SandboxError
+
+
 class Service:
     """One service as this client has it: its link, its sessions here, and what placement knows."""
 
@@ -36,13 +41,13 @@ class Service:
         return self.host.address
 
     async def attempt(self, method: str, request: Any, timeout_s: float) -> Any:
-        """One try; its end tells the breaker whether the service answers."""
+        """One try; its end tells the breaker whether the service answers, and whether it can open sessions."""
         answered = True
         try:
             with as_sandbox_error(self.address, timeout_s):
                 return await getattr(self.link.stub, method)(request, timeout=timeout_s)
-        except (ServiceUnreachable, NoAnswer):
-            answered = False
+        except SandboxError as e:
+            answered = not isinstance(e, (ServiceUnreachable, NoAnswer)) and not (method == "Open" and is_fault(e))
             raise
         except asyncio.CancelledError:
             answered = None

@@ -142,5 +142,9 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    async def check(self) -> None:
+        """Raises SandboxError when the backend cannot make or run anything."""
+
+    @abstractmethod
     async def stop(self) -> None:
         """Destroys every workspace and process. Safe to repeat."""

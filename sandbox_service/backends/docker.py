@@ -104,6 +104,9 @@ class DockerBackend(Backend):
                 isolation.enforced[limit] += " (by the container's control group)"
         return isolation
 
+    async def check(self) -> None:
+        await self.engine.call(lambda client: client.ping())
+
     async def open_workspace(
         self, base: Path, *, packages: Path | None = None, limits: Limits | None = None, run_id: str = ""
     ) -> "DockerWorkspace":

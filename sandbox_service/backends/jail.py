@@ -89,6 +89,9 @@ class JailBackend(Backend):
                 isolation.enforced[limit] += f" (by {by})"
         return isolation
 
+    async def check(self) -> None:
+        self.supervisor.check()
+
     async def open_workspace(
         self, base: Path, *, packages: Path | None = None, limits: Limits | None = None, run_id: str = ""
     ) -> "JailWorkspace":

@@ -84,6 +84,11 @@ class Supervisor:
         self._failure = None
         self._loop.add_reader(self._socket, self._receive)
 
+    def check(self) -> None:
+        """Raises SandboxError when the zygote is gone."""
+        if self._failure:
+            raise SandboxError(self._failure)
+
     async def stop(self) -> None:
         """Ends the zygote, and with it every sandbox. Safe to repeat."""
         self._fail("the jail was stopped")
@@ -103,9 +108,11 @@ class Supervisor:
 
         All but "kill" are answered; the answer may come before anybody awaits it.
         """
-        if self._failure:
+        try:
+            self.check()
+        except SandboxError:
             _close_all(fds)
-            raise SandboxError(self._failure)
+            raise
         self._next_id += 1
         if op != "kill":
             self._waiting[self._next_id] = self._loop.create_future()

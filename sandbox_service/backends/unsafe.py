@@ -59,6 +59,9 @@ class UnsafeBackend(Backend):
         """Nothing is enforced but limits; the attacks are not run, since here they would hit the host."""
         return Isolation({}, dict.fromkeys(sorted(ATTACKS), "not attacked: the unsafe backend isolates nothing"))
 
+    async def check(self) -> None:
+        """Plain processes: nothing of it can be gone."""
+
     async def open_workspace(
         self, base: Path, *, packages: Path | None = None, limits: Limits | None = None, run_id: str = ""
     ) -> "UnsafeWorkspace":

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 
 from sandbox_service.backends.base import Ended, ExecResult, Isolation
+from sandbox_service.errors import SandboxError
 from sandbox_service.graders.base import Grade
 from sandbox_service.logs import Event
 from sandbox_service.policy import Policy
@@ -68,6 +69,8 @@ class Backend:
 
     async def open_workspace(self, base, *, packages=None, limits=None, run_id=""):
         await asyncio.sleep(0.02)
+        if self.host.is_broken:
+            raise SandboxError("the jail's zygote died; restart the service")
         return Workspace(self.host, self.host.generation)
 
 
@@ -92,6 +95,8 @@ class Host:
         self._task_set, self._policy = task_set, policy
         self.random = random.Random(seed)
         self.generation = self.attempts = self.opened = 0
+        # The service answers, and its backend is gone.
+        self.is_broken = False
         self._running = asyncio.Event()
         self._running.set()
         self.start()

@@ -115,6 +115,9 @@ class PlainBackend(Backend):
     async def self_test(self):
         return Isolation({}, {"everything": "a backend for tests"})
 
+    async def check(self):
+        pass
+
     async def open_workspace(self, base, *, packages=None, limits=None, run_id=""):
         workspace = PlainWorkspace(self.folder / str(len(self.workspaces)), base)
         self.workspaces.append(workspace)

@@ -185,6 +185,24 @@ def test_a_dead_host_is_left_alone_and_found_again(task_set):
     on_fleet(task_set, test)
 
 
+def test_a_host_that_cannot_open_loses_no_task(task_set):
+    async def test(client, fleet, ledger):
+        broken = fleet[0]
+        broken.is_broken = True
+        for _ in range(40):
+            await client.open(task_set.digest, "t-editing", "editing")
+        assert len(broken.sessions) == 0 and sum(len(h.sessions) for h in fleet) == 40
+        assert broken.attempts <= 6, "its breaker opens, though it answers"
+        for host in fleet:
+            host.is_broken = True
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(SandboxError, match="zygote died"):
+            await client.open(task_set.digest, "t-editing", "editing")
+        assert asyncio.get_running_loop().time() - started < 1
+
+    on_fleet(task_set, test)
+
+
 def test_a_paused_host_costs_its_sessions_and_no_others(task_set):
     async def test(client, fleet, ledger):
         sessions = [await client.open(task_set.digest, "t-editing", "editing") for _ in range(12)]

@@ -16,6 +16,7 @@ from service_support import write_task_set
 
 from sandbox_service import sandbox_pb2
 from sandbox_service.client import SandboxClient, SandboxError
+from sandbox_service.embedded import EXIT_FAULT
 from sandbox_service.errors import IdReused, NotFound
 
 ROOT = Path(__file__).parents[2]
@@ -187,6 +188,18 @@ def test_a_drain_is_no_pause(tmp_path):
 
     with services(1) as (folder, digest, start, processes):
         asyncio.run(run(folder, digest, start, processes))
+
+
+@pytest.mark.deep
+def test_a_service_whose_jail_has_died_ends(tmp_path):
+    """So that whoever looks after it starts it again; alive, it would get all the sessions that it cannot open."""
+
+    with services(1) as (folder, digest, start, processes):
+        pid = processes[0].pid
+        (zygote,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        os.kill(zygote, signal.SIGKILL)
+        assert processes[0].wait(90) == EXIT_FAULT
+        assert f"zygote (pid {zygote}) died; restart the service" in (folder / "0.log").read_text()
 
 
 @pytest.mark.deep
