@@ -12,6 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from sandbox_service.backends.base import Ended
+from sandbox_service.errors import SandboxError
 from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
 from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files, must_fail, together
 from sandbox_service.graders.paths import accepted_changes, is_test
@@ -37,7 +39,7 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     if passed:
         confirmed = await _confirm(bench, accepted, originals)
     else:
-        await _check_gold(bench)
+        await _check_gold(bench, again=run.ended is Ended.TIMEOUT)
     components = {
         "f2p_passed": f2p,
         "p2p_passed": p2p,
@@ -70,8 +72,11 @@ async def _confirm(bench: Bench, accepted: Files, originals: Files) -> float:
     return sum([*passed, *(must_fail(run, expected) for run in runs[half:])]) / len(runs)
 
 
-async def _check_gold(bench: Bench) -> None:
-    run = await bench.run_complete({}, bench.known_paths, buggy=False, pristine=True)
+async def _check_gold(bench: Bench, *, again: bool) -> None:
+    """Raises TaskFault where the correct tree fails; with `again` it is run now, and a timeout is the host's fault."""
+    run = await bench.run_complete({}, bench.known_paths, buggy=False, pristine=not again)
+    if again and run.ended is Ended.TIMEOUT:
+        raise SandboxError("the correct tree ran out of its time too; give the host fewer sessions")
     if run.passed(bench.known_ids) < 1:
         bad = next((i for i in bench.known_ids if run.results.get(i) != "passed"), "")
         raise TaskFault(f"{bench.request.instance.instance_id}: {bad} fails on the correct tree ({run.ended.value})")

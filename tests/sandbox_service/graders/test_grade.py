@@ -124,6 +124,21 @@ def test_a_task_that_does_not_behave_as_recorded_is_ungradable(desk):
     assert (result.reward, result.reason) == (None, "task") and "test_gone" in result.detail
 
 
+@pytest.mark.slow
+def test_a_host_too_slow_for_the_correct_tree_is_no_reward(desk):
+    """A submission that runs out of its time fails, but not where the correct tree would as well."""
+    loops = {PRICES: "while True:\n    pass\n"}
+    request = desk.request("shelf-limit-editing", loops)
+
+    def within(timeout_s):
+        environment = dataclasses.replace(request.environment, timeout_s=timeout_s)
+        return desk.loop.run(grade(dataclasses.replace(request, environment=environment), desk.runner))
+
+    assert within(20.0).reward == 0.0
+    slow = within(0.05)
+    assert (slow.reward, slow.reason) == (None, "infra") and "the correct tree ran out of its time too" in slow.detail
+
+
 def test_faults_of_ours_are_never_rewards(desk):
     class Full:
         async def tree_files(self, task_set, tree):
