@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from sandbox_service.host_memory import left_share
 from sandbox_service.logs import Event
 from sandbox_service.sessions import Sessions
 
@@ -41,6 +42,7 @@ class Metrics:
             "open_sessions": ("Sessions that are open", lambda: len(sessions)),
             "running_execs": ("Commands and edits that run", lambda: sessions.running_execs),
             "waiting_calls": ("Calls that wait for their turn", lambda: sessions.waiting_calls),
+            "memory_left": ("Share of the host's memory that is left, or of the service's group, 0 to 1", left_share),
             "load": ("The larger share in use of sessions and of slots for commands, 0 to 1", lambda: load(sessions)),
         }
         for name, (text, read) in gauges.items():

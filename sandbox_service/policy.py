@@ -14,6 +14,8 @@ class Policy:
     """Limits of the service; times in seconds."""
 
     max_sessions: int = 512
+    # Share of the memory below which no session is opened: idle ones hold files, which are memory.
+    least_memory_left: float = 0.1
     # Sessions that are being opened at the same time.
     max_opens: int = 4 * (os.cpu_count() or 1)
     max_execs: int = 4 * (os.cpu_count() or 1)

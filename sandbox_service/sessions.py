@@ -23,6 +23,7 @@ from sandbox_service.errors import BadRequest, Draining, IdReused, NotFound, Ove
 from sandbox_service.execs import Execs
 from sandbox_service.graders import state
 from sandbox_service.graders.base import Grade, GradeRequest, Submission, TaskFault
+from sandbox_service.host_memory import left_share
 from sandbox_service.journal import Entry, Journal, take_dead
 from sandbox_service.leases import Leases, Session
 from sandbox_service.logs import Emit, Event, log_event
@@ -42,6 +43,7 @@ class Sessions:
 
     `grade` turns a request into a grade. `clock` gives monotonic seconds. `journal_dir` is shared by the services of a
     host; without it nothing is journaled. `emit` is told what happens to sessions.
+    `memory_left` gives the share of memory that is left.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Sessions:
         journal_dir: Path | None = None,
         emit: Emit = log_event,
         pauses: PauseWatch | None = None,
+        memory_left: Callable[[], float] = left_share,
     ):
         self.policy = policy or Policy()
         self.task_sets: Mapping[str, TaskSet] = {s.digest: s for s in task_sets}
@@ -62,7 +65,7 @@ class Sessions:
         self.boot_id = uuid.uuid4().hex
         lost = take_dead(journal_dir) if journal_dir else []
         self._journal = Journal(journal_dir, self.boot_id) if journal_dir else None
-        self.emit, self._pauses = emit, pauses or PauseWatch()
+        self.emit, self._pauses, self._memory_left = emit, pauses or PauseWatch(), memory_left
         for entry in lost:
             emit(Event("lost", entry.run_id, entry.task_id, entry.session_id))
         self._leases = Leases(self.policy, clock, lost)
@@ -260,6 +263,8 @@ class Sessions:
         ttl_s = min(checks.seconds("lease_ttl_s", lease_ttl_s) or self.policy.lease_default_s, self.policy.lease_max_s)
         if len(self._leases) >= self.policy.max_sessions:
             raise Overloaded(f"all {self.policy.max_sessions} sessions are open; retry later or raise --max-sessions")
+        if (left := self._memory_left()) < self.policy.least_memory_left:
+            raise Overloaded(f"{left * 100:.0f} % of the memory is left; retry later, or lower --max-sessions")
         now, calls = self._clock(), Calls(session_id, self.policy.answers_kept)
         session = Session(session_id, run_id, contents, tasks, task, ttl_s, now, now + ttl_s, calls)
         if self._journal:

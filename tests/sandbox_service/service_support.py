@@ -141,13 +141,13 @@ async def pass_all(request) -> Grade:
 
 
 @contextlib.asynccontextmanager
-async def sessions_on(tmp_path: Path, grade=pass_all, policy=None, clock=time.monotonic):
+async def sessions_on(tmp_path: Path, grade=pass_all, policy=None, clock=time.monotonic, **options):
     """Yields (sessions, backend, digest of the task set), accepting calls."""
     digest = write_task_set(tmp_path / "tasks")
     backend = PlainBackend(tmp_path / "workspaces")
     await backend.start()
     task_sets = [read_task_set(tmp_path / "tasks")]
-    sessions = Sessions(backend, BareTrees(tmp_path / "trees"), task_sets, grade, policy, clock)
+    sessions = Sessions(backend, BareTrees(tmp_path / "trees"), task_sets, grade, policy, clock, **options)
     sessions.accept()
     try:
         yield sessions, backend, digest
