@@ -3,13 +3,15 @@
 The submission runs on the tree that its author saw (hidden tests stay hidden) in both versions of the files that the
 gold change touches. At least one test must fail on the bug by an assertion, or by the exception that the bug is known
 to raise, from the repository's code; it must pass on the correct version, where no test may fail. The verdicts must
-be the same on twins of both versions (see `controls`).
+be the same on twins of both versions (see `controls`). The component `swt_success` is SWT-Bench's own verdict, which
+knows neither reasons nor twins.
 """
 
 from collections.abc import Callable, Collection
 
 from sandbox_service.graders.base import Grade, GradeRequest
 from sandbox_service.graders.bench import ASSERTIONS, BROKEN, Bench, Files, Sentinel, together
+from sandbox_service.graders.rules import Transitions, swt_success, transitions
 from sandbox_service.runner import Runner, TestRun
 
 
@@ -29,7 +31,8 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     bench = await Bench.make(request, runner)
     path = request.task.submission_path
     text = request.changed.get(path)
-    components = {"submitted": float(text is not None), "shows_bug": 0.0, "passes_on_fix": 0.0, "controls_hold": 0.0}
+    components = {"submitted": float(text is not None)}
+    components |= dict.fromkeys(("shows_bug", "passes_on_fix", "controls_hold", "swt_success"), 0.0)
     if text is None:
         return Grade(0.0, components)
     sentinel = await bench.sentinel(bench.buggy_files, bench.gold_files)
@@ -38,6 +41,7 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     shown = attempt.shown(on_bug)
     components["shows_bug"] = float(bool(shown))
     components["passes_on_fix"] = float(attempt.clean(on_fix, shown))
+    components["swt_success"] = float(attempt.succeeds(on_bug, on_fix))
     if not shown or not attempt.clean(on_fix, shown):
         return Grade(0.0, components, detail=_why(on_bug, on_fix, shown))
     holds = await attempt.holds_on_twins(shown)
@@ -70,6 +74,12 @@ class _Attempt:
         own = self._sentinel.without(run)
         none_fails = not any(status in ("failed", "error") for status in own.values())
         return self._sentinel.holds(run) and none_fails and all(own.get(i) == "passed" for i in shown)
+
+    def succeeds(self, on_bug: TestRun, on_fix: TestRun) -> bool:
+        """SWT-Bench's verdict. Its runs without the submission show nothing: there is no test file but the new one."""
+        found = transitions(self._sentinel.without(on_bug), self._sentinel.without(on_fix))
+        are_told = self._sentinel.holds(on_bug) and self._sentinel.holds(on_fix)
+        return are_told and swt_success(found, Transitions())
 
     async def holds_on_twins(self, shown: frozenset[str]) -> bool:
         """Whether the same tests fail on twins of the bug and pass on twins of the fix."""

@@ -2,7 +2,8 @@
 
 "pass_and_fail" (SWE-bench and most others): every fail-to-pass test passed or failed as expected (xfail), every
 pass-to-pass test did so or was skipped. "exact_map" (R2E-Gym): the results are exactly the expected ones.
-"passed_set" (SWE-rebench v2): the tests that passed are exactly those of both lists.
+"passed_set" (SWE-rebench v2): the tests that passed are exactly those of both lists. `swt_success` (SWT-Bench) judges
+submitted tests, and no repair, by what they showed before and after the gold change.
 
 Departures from the published code, all towards refusing: an absent test has failed under every rule; a status that no
 rule knows is a failure (swebench 5.0.2 leaves such a pass-to-pass test out of its count); a record without
@@ -31,6 +32,39 @@ class Verdict:
     fail_to_pass: float
     pass_to_pass: float
     solved: bool
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Test ids by what the gold change made of them, in SWT-Bench's groups; what passes before and after is in none.
+
+    Only "passed" and "failed" are statuses there: an error, a skip and an absent test are the same nothing.
+    """
+
+    # Passed with the change and had not passed before: failed, or were nothing.
+    fail_to_pass: frozenset[str] = frozenset()
+    # Passed before and not with the change.
+    pass_to_fail: frozenset[str] = frozenset()
+    # Failed with the change and had not passed before: failed, or were nothing.
+    fail_to_fail: frozenset[str] = frozenset()
+
+
+def transitions(before: Mapping[str, str], after: Mapping[str, str]) -> Transitions:
+    """`before` and `after` map test ids to statuses, on the bug and with the gold change."""
+    passed_before = {i for i, status in before.items() if status == "passed"}
+    passed, failed = ({i for i, status in after.items() if status == wanted} for wanted in ("passed", "failed"))
+    return Transitions(
+        fail_to_pass=frozenset(passed - passed_before),
+        pass_to_fail=frozenset(passed_before - passed),
+        fail_to_fail=frozenset(failed - passed_before),
+    )
+
+
+def swt_success(submitted: Transitions, without: Transitions) -> bool:
+    """Whether submitted tests show the bug by SWT-Bench's rule. `without`: of the same test files before they came."""
+    shows_more = submitted.fail_to_pass > without.fail_to_pass
+    breaks_more = submitted.pass_to_fail - without.pass_to_fail or submitted.fail_to_fail - without.fail_to_fail
+    return shows_more and not breaks_more
 
 
 def contradicted(results: Mapping[str, str], exit_code: int) -> bool:

@@ -45,7 +45,7 @@ class Source:
     name: str
     reader: Reader
     location: str
-    # Part of the dataset, by its own name; empty: all, and of the hub "test".
+    # Part of the dataset, by its own name; empty: all, and of the hub the reader's `hub_split`.
     part: str = ""
     repositories: Path | None = None
     heldout_share: float = 0.0
@@ -67,7 +67,7 @@ class SetBuilder:
     def build(self, progress: Callable[[int, int], None] = lambda rows, instances: None) -> str:
         """Writes the set and returns its digest. `progress` gets rows and instances so far. Raises ReaderError."""
         summary = self.summary
-        for row in self._source.reader.rows(self._source.location, split=self._source.part):
+        for row in self._source.reader.rows(self._source.location, self._source.part):
             if self._source.limit and summary.instances >= self._source.limit:
                 break
             summary.rows += 1

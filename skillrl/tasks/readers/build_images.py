@@ -20,9 +20,10 @@ from sandbox_service.backends.base import WORKSPACE
 from sandbox_service.backends.docker import default_socket
 from sandbox_service.errors import SandboxError
 from sandbox_service.graders.state import HARNESS, PROOF, PROOF_START, START
-from skillrl.tasks.readers.directories import StateImage, harbor_folder, harbor_rows, sec_bench_image
+from skillrl.tasks.readers import READERS
+from skillrl.tasks.readers.directories import StateImage, harbor_folder, sec_bench_image
 from skillrl.tasks.readers.record import Unusable
-from skillrl.tasks.readers.rows import ReaderError, read_rows
+from skillrl.tasks.readers.rows import ReaderError
 
 # Of the task's own Dockerfile; the tool's own steps need no network.
 BUILD_TIMEOUT_S = 3600
@@ -101,10 +102,8 @@ def run_build(client, files: Mapping[str, bytes], tag: str, network: str) -> Non
 
 def images_of(source: str, dataset: str = "harbor") -> Iterator[tuple[StateImage, Mapping[str, bytes]]]:
     """Images of the tasks in `source`, and files that they are made of. Raises ReaderError."""
-    if dataset == "sec_bench":
-        yield from ((sec_bench_image(row), {}) for row in read_rows(source))
-    else:
-        yield from map(harbor_folder, harbor_rows(source))
+    for row in READERS[dataset].rows(source):
+        yield (sec_bench_image(row), {}) if dataset == "sec_bench" else harbor_folder(row)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,6 +80,10 @@ def read_harbor(row: Row) -> Record:
     name = config.mapping("task", {}).text("name", folder.name)
     if image.workdir == "/":
         raise Unusable("its container works in /, which is no folder of its own")
+    verifier = config.mapping("verifier", {})
+    timeout_s = verifier.number("timeout_sec", 900.0)
+    if timeout_s <= 0:
+        raise verifier.damaged("column 'timeout_sec' must be above 0")
     return Record(
         dataset="harbor",
         instance_id=name.replace("/", "__"),
@@ -92,7 +97,7 @@ def read_harbor(row: Row) -> Record:
         test_command="bash /tests/test.sh",
         rule="reward_file",
         expected={"reward": "/logs/verifier/reward.txt", "gold_script": "bash /solution/solve.sh"},
-        timeout_s=float(config.mapping("verifier", {}).columns.get("timeout_sec", 900)),
+        timeout_s=timeout_s,
         language="shell",
         licence="Apache-2.0",
         kind="terminal",
@@ -188,14 +193,13 @@ def _prepared(folder: Path, named: str) -> Path:
 
 def _perfect(answers: Path, sample: Path) -> str:
     """The answers in the form of the sample submission."""
-    header = next(csv.reader(io.StringIO(_text(sample))), [])
-    rows = list(csv.DictReader(io.StringIO(_text(answers))))
+    (header, _), (columns, rows) = _table(sample), _table(answers)
     if len(header) < 2 or not rows:
         raise Unusable("its sample submission or its answers are empty")
-    if missing := [column for column in header if column not in rows[0]]:
+    if missing := [column for column in header if column not in columns]:
         raise Unusable(f"its answers lack the column {missing[0]} of a submission: only its own grade.py can score it")
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([header, *([row[c] for c in header] for row in rows)])
+    csv.writer(out, lineterminator="\n").writerows([header, *([row.text(c) for c in header] for row in rows)])
     return out.getvalue()
 
 
@@ -214,11 +218,37 @@ def medal_ranks(teams: int) -> tuple[int, int, int]:
 
 
 def _scores(path: Path) -> Sequence[str]:
-    rows = list(csv.DictReader(io.StringIO(_text(path))))
-    scores = [r["score"] for r in rows if r.get("score")]
+    scores = []
+    for row in _table(path)[1]:
+        # A team may be there without one.
+        if row.has("score"):
+            scores.append(row.text("score"))
+            if not _is_number(scores[-1]):
+                raise row.damaged(f"column 'score' must be a number, not {scores[-1][:40]!r}")
     if not scores:
         raise ReaderError(f"{path}: damaged row: no column 'score' with a value")
     return scores
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _table(path: Path) -> tuple[Sequence[str], Sequence[Row]]:
+    """Header and rows of a CSV file."""
+    lines = csv.DictReader(io.StringIO(_text(path), newline=""))
+    rows: list[Row] = []
+    try:
+        for columns in lines:
+            rows.append(Row(columns, f"{path}:{lines.line_num}"))
+            if None in columns:
+                raise rows[-1].damaged("more cells than the header")
+    except csv.Error as e:
+        raise ReaderError(f"{path}:{lines.line_num}: damaged row: {e}") from e
+    return lines.fieldnames or (), rows
 
 
 def read_sec_bench(row: Row) -> Record:
@@ -229,8 +259,6 @@ def read_sec_bench(row: Row) -> Record:
     for name in ("project_name", "dockerfile", "sanitizer_report"):
         row.has(name)
     instance_id, description = row.text("instance_id"), row.text("bug_description", "")
-    code = row.columns.get("exit_code")
-    row.has("exit_code")
     return Record(
         dataset="sec_bench",
         instance_id=instance_id,
@@ -244,7 +272,7 @@ def read_sec_bench(row: Row) -> Record:
         rule="sanitizer",
         expected={
             "sanitizer": row.text("sanitizer"),
-            "exit_code": str(code if code is not None else 0),
+            "exit_code": str(row.integer("exit_code", 0)),
             "gold_script": "bash /solution/solve.sh",
             "build_sh": row.text("build_sh"),
             "secb_sh": row.text("secb_sh"),

@@ -25,7 +25,7 @@ class Record:
     base_is_correct: bool = False
     fail_to_pass: tuple[str, ...] = ()
     pass_to_pass: tuple[str, ...] = ()
-    # Statuses of further tests, where the rule wants them.
+    # What grading needs beside the tests: statuses of further tests, where the rule wants them, and the like.
     expected: Mapping[str, str] = field(default_factory=dict)
     # Hidden test files that are no part of a diff: path -> text.
     test_texts: Mapping[str, str] = field(default_factory=dict)

@@ -7,6 +7,7 @@ reader does not know are left alone and named in the summary.
 
 import ast
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,13 @@ class Row:
 
     def integer(self, name: str, default: int | object = _MISSING) -> int:
         return self._checked(name, self._get(name, default), int)
+
+    def number(self, name: str, default: float | object = _MISSING) -> float:
+        value = self._get(name, default)
+        value = float(value) if type(value) is int else self._checked(name, value, float)
+        if not math.isfinite(value):
+            raise self.damaged(f"column {name!r} must be a finite number, not {value}")
+        return value
 
     def texts(self, name: str, default: tuple | object = _MISSING) -> tuple[str, ...]:
         """A list of texts: as it is, or written in a text as JSON or as a Python literal."""
@@ -89,17 +97,24 @@ class Row:
     def _unpacked(self, name: str, value: str) -> object:
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         try:
             # SWE-bench Pro writes Python lists. Only literals are read; its own harness evaluates them.
             return ast.literal_eval(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             raise self.damaged(f"column {name!r} holds neither a list nor an object: {value[:40]!r}") from None
 
 
-def read_rows(source: str, *, split: str = "") -> Iterator[Row]:
-    """The rows of a file, of the files in a folder, or of a dataset on the hub (`owner/name`)."""
+def is_on_hub(source: str) -> bool:
+    """Whether the source can only be a dataset's name on the hub, `owner/name`: nothing here has that path."""
+    return source.count("/") == 1 and not source.startswith((".", "/")) and not Path(source).exists()
+
+
+def read_rows(source: str, *, split: str) -> Iterator[Row]:
+    """The rows of a file, of the files in a folder, or of a dataset on the hub. `split` may be empty but for the hub:
+    all that is there.
+    """
     path = Path(source)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in _FILES and (not split or _is_of(p, split)))
@@ -111,8 +126,8 @@ def read_rows(source: str, *, split: str = "") -> Iterator[Row]:
         if path.suffix not in _FILES:
             raise ReaderError(f"{path}: not a dataset file; one of {', '.join(_FILES)}")
         yield from _FILES[path.suffix](path)
-    elif source.count("/") == 1 and not source.startswith((".", "/")):
-        yield from _hub(source, split or "test")
+    elif is_on_hub(source):
+        yield from _hub(source, split)
     else:
         raise ReaderError(f"there is no {source}; give a file, a folder or a dataset's name on the hub as owner/name")
 
@@ -184,7 +199,8 @@ def _hub(name: str, split: str) -> Iterator[Row]:
         # Never `trust_remote_code`: a dataset is data.
         rows = datasets.load_dataset(name, split=split)
     except Exception as e:  # the package raises whatever its back ends do
-        raise ReaderError(f"the hub gives no dataset {name} with split {split!r}: {type(e).__name__}: {e}") from e
+        reason = f"{type(e).__name__}: {e}"
+        raise ReaderError(f"the hub gives no {name} with split {split!r}; --part=SPLIT names another: {reason}") from e
     for number, columns in enumerate(rows, 1):
         yield Row(columns, f"{name} ({split}): row {number}")
 

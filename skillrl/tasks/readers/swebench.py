@@ -4,12 +4,13 @@ Old rows have twelve columns and lists as JSON in a text; rows of the swebench p
 log_parser and eval_type. Both forms are read.
 """
 
+import json
 from dataclasses import replace
 
 from sandbox_service.graders.parsers import canonical
 from skillrl.tasks.readers import commands, images
 from skillrl.tasks.readers.commands import Commands
-from skillrl.tasks.readers.diffs import DiffError, FileDiff, parse_diff
+from skillrl.tasks.readers.diffs import DiffError, FileDiff, is_test_path, parse_diff
 from skillrl.tasks.readers.record import Record, Unusable
 from skillrl.tasks.readers.rows import Row
 
@@ -56,16 +57,30 @@ def read_swe_gym(row: Row) -> Record:
 
 
 def read_swt_bench(row: Row) -> Record:
-    """SWE-bench's rows; what is asked for are the tests."""
-    return replace(read_swebench(row), dataset="swt_bench")
+    """SWE-bench's rows; what is asked for are the tests.
+
+    Its copies on the hub come with a prompt, `text`, and the diffs change places: `patch` has the tests, within tags.
+    """
+    row.has("text")
+    patch, tests = row.text("patch"), row.text("test_patch")
+    if patch.startswith("<patch>\n"):
+        patch = patch.removeprefix("<patch>\n").removesuffix("\n</patch>")
+        if all(is_test_path(diff.path) for diff in parsed(patch)):
+            patch, tests = f"{tests}\n", patch
+    columns = {**row.columns, "patch": patch, "test_patch": tests}
+    return replace(read_swebench(replace(row, columns=columns)), dataset="swt_bench")
 
 
 def read_loc_bench(row: Row) -> Record:
     """SWE-bench's columns and edit_functions; most rows have no tests and give localization alone."""
-    row.texts("edit_functions", ())
+    functions = row.texts("edit_functions")
+    for function in functions:
+        path, _, name = function.partition(":")
+        if not path or not name:
+            raise row.damaged(f"column 'edit_functions[]' must be path:function, not {function[:40]!r}")
     row.texts("added_functions", ())
     row.has("category")
-    return replace(read_swebench(row), dataset="loc_bench")
+    return replace(read_swebench(row), dataset="loc_bench", expected={"edit_functions": json.dumps(functions)})
 
 
 def read_swe_rebench(row: Row) -> Record:

@@ -154,6 +154,6 @@ def _test_command(inner: dict) -> object:
     if isinstance(config, str):
         try:
             config = json.loads(config)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return config.get("test_cmd") if isinstance(config, dict) else None
