@@ -66,6 +66,8 @@ setup(
             "httpx2>=2.0",
             "hypothesis>=6.130",
             "prometheus-client>=0.20",
+            # Of the extra datasets, what reads Parquet; the package itself would ask the network.
+            "pyarrow>=20.0",
             "pytest-xdist>=3.6",
             "ruff>=0.13",
         ],

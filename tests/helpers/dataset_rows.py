@@ -210,6 +210,21 @@ def sec_bench() -> dict:
     }  # fmt: skip
 
 
+# Reader -> a row of its dataset.
+MAKE = {
+    "swebench": swebench_new,
+    "swt_bench": swebench_new,
+    "loc_bench": loc_bench,
+    "sec_bench": sec_bench,
+    "swe_smith": swe_smith,
+    "swe_gym": lambda: swebench_old() | {"repo": "getmoto/moto"},
+    "r2e": r2e,
+    "swe_rebench": swe_rebench,
+    "swe_rebench_v2": swe_rebench_v2,
+    "nemo_gym": nemo_gym,
+}
+
+
 SUMS_C = """\
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from skillrl.tasks.readers import directories, swebench, training
+from skillrl.tasks.readers import competitions, directories, swebench, training
 from skillrl.tasks.readers.record import Record
 from skillrl.tasks.readers.rows import Row, is_on_hub, read_rows
 
@@ -33,7 +33,7 @@ READERS = {
     "loc_bench": Reader(swebench.read_loc_bench, True, "Apache-2.0"),
     "harbor": Reader(directories.read_harbor, True, "Apache-2.0", directories.harbor_rows),
     "sec_bench": Reader(directories.read_sec_bench, True, "MIT", hub_split="eval"),
-    "mle_bench": Reader(directories.read_mle_bench, True, "MIT", directories.mle_rows),
+    "mle_bench": Reader(competitions.read_mle_bench, True, "MIT", competitions.mle_rows),
     "swe_smith": Reader(training.read_swe_smith, False, "MIT"),
     "swe_gym": Reader(swebench.read_swe_gym, False, "MIT"),
     "r2e": Reader(training.read_r2e, False, "Apache-2.0"),

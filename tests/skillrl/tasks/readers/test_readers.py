@@ -1,90 +1,71 @@
 """Every dataset's published schema becomes tasks; what is wrong with a row is said, with its place."""
 
-import importlib.util
-import json
-from collections.abc import Callable
-
 import dataset_rows as rows
 import foreign
 import pytest
+from reading import read
 
 from sandbox_service.errors import TaskSetError
 from sandbox_service.tasks import read_task_set
 from skillrl.skills import get_skill
 from skillrl.tasks.readers import READERS
 from skillrl.tasks.readers.__main__ import main
-from skillrl.tasks.readers.rows import EXTRA, Row
+from skillrl.tasks.readers.rows import Row
 from skillrl.tasks.source import read_tasks
 
 FOUR = {"localization", "editing", "bug_fixing", "reproduction"}
 IMAGE = "x86_64.acme_1776_money-7"
-# Reader -> a row, the skills it gives without a tree, image, parser, rule and (part of) the test command.
-DATASETS: dict[str, tuple[Callable[[], dict], set[str], str, str, str, str]] = {
+# Reader -> the skills that its row gives without a tree, image, parser, rule and (part of) the test command.
+DATASETS: dict[str, tuple[set[str], str, str, str, str]] = {
     "swebench": (
-        rows.swebench_new, FOUR, f"swebench/sweb.eval.{IMAGE}:latest", "unittest", "pass_and_fail",
+        FOUR, f"swebench/sweb.eval.{IMAGE}:latest", "unittest", "pass_and_fail",
         f"set -x\n{foreign.UNITTEST_COMMAND}",
     ),
     "swt_bench": (
-        rows.swebench_new, FOUR, f"swebench/sweb.eval.{IMAGE}:latest", "unittest", "pass_and_fail",
+        FOUR, f"swebench/sweb.eval.{IMAGE}:latest", "unittest", "pass_and_fail",
         foreign.UNITTEST_COMMAND,
     ),
     "loc_bench": (
-        rows.loc_bench, {"localization"}, f"swebench/sweb.eval.{IMAGE}:latest", "", "pass_and_fail", "",
+        {"localization"}, f"swebench/sweb.eval.{IMAGE}:latest", "", "pass_and_fail", "",
     ),
     "sec_bench": (
-        rows.sec_bench, {"security"}, "skillrl/sec-tool.cve-2024-1:aeca9df3451d", "",
+        {"security"}, "skillrl/sec-tool.cve-2024-1:aeca9df3451d", "",
         "sanitizer", "secb build",
     ),
     "swe_smith": (
-        rows.swe_smith, FOUR, "jyangballin/swesmith.x86_64.acme_1776_money.0123abcd", "pytest_verbose",
+        FOUR, "jyangballin/swesmith.x86_64.acme_1776_money.0123abcd", "pytest_verbose",
         "pass_and_fail", "--tb=no --verbose tests/test_money.py",
     ),
     "swe_gym": (
-        lambda: rows.swebench_old() | {"repo": "getmoto/moto"}, FOUR,
+        FOUR,
         "xingyaoww/sweb.eval.x86_64.acme_s_money-7", "pytest", "pass_and_fail", "pytest -n0 -rA tests/test_money.py",
     ),
     "r2e": (
-        rows.r2e, FOUR, "namanjain12/pandas_final:" + "a" * 40, "pytest_names", "exact_map", "-m pytest -rA r2e_tests",
+        FOUR, "namanjain12/pandas_final:" + "a" * 40, "pytest_names", "exact_map", "-m pytest -rA r2e_tests",
     ),
     "swe_rebench": (
-        rows.swe_rebench, FOUR, f"swerebench/sweb.eval.{IMAGE}", "pytest", "pass_and_fail",
+        FOUR, f"swerebench/sweb.eval.{IMAGE}", "pytest", "pass_and_fail",
         "pytest --no-header -rA --tb=line tests/test_money.py",
     ),
     "swe_rebench_v2": (
-        rows.swe_rebench_v2, FOUR, "docker.io/swerebenchv2/acme-money:7-ad6bff3", "pytest", "passed_set",
+        FOUR, "docker.io/swerebenchv2/acme-money:7-ad6bff3", "pytest", "passed_set",
         "set -e\ncd .\npytest -rA tests/test_money.py",
     ),
     "nemo_gym": (
-        rows.nemo_gym, FOUR, "xingyaoww/sweb.eval.x86_64.acme_s_money-7", "pytest", "pass_and_fail", "pytest -n0 -rA",
+        FOUR, "xingyaoww/sweb.eval.x86_64.acme_s_money-7", "pytest", "pass_and_fail", "pytest -n0 -rA",
     ),
 }  # fmt: skip
 FOLDERS = {"harbor": (rows.write_harbor, "terminal"), "mle_bench": (rows.write_mle, "ml_engineering")}
 
 
-def written(tmp_path, *made: dict) -> str:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in made))
-    return str(path)
-
-
-def read(tmp_path, name: str, *made: dict, options=()):
-    """(exit status, task set or None, public tasks, summary)."""
-    out = tmp_path / "set"
-    code = main([name, written(tmp_path, *made), f"--out={out}", *options])
-    if code:
-        return code, None, [], {}
-    head = json.loads((out / "set.json").read_text())
-    return code, read_task_set(out), read_tasks(out), head["summary"]
-
-
 def test_every_reader_has_a_fixture():
-    assert DATASETS.keys() | FOLDERS.keys() == READERS.keys()
+    assert DATASETS.keys() == rows.MAKE.keys() and DATASETS.keys() | FOLDERS.keys() == READERS.keys()
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_a_row_becomes_tasks(tmp_path, name):
-    make, skills, image, parser, rule, command = DATASETS[name]
-    _, tasks, public, summary = read(tmp_path, name, make())
+    skills, image, parser, rule, command = DATASETS[name]
+    _, tasks, public, summary = read(tmp_path, name, rows.MAKE[name]())
     assert {t.skill for t in public} == skills and summary["tasks"] == dict.fromkeys(sorted(skills), 1)
     (environment,), (instance,) = tasks.environments.values(), tasks.instances.values()
     assert (environment.image, environment.parser, environment.rule) == (image, parser, rule)
@@ -95,8 +76,7 @@ def test_a_row_becomes_tasks(tmp_path, name):
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_no_gold_line_reaches_a_prompt(tmp_path, name):
-    make, *_ = DATASETS[name]
-    _, tasks, public, _ = read(tmp_path, name, make())
+    _, tasks, public, _ = read(tmp_path, name, rows.MAKE[name]())
     fix = "if i < rest else 0" if name != "sec_bench" else "strlen(s) > 9"
     assert any(fix in i.gold_patch for i in tasks.instances.values())
     hidden = [fix, "Look at i <= rest", foreign.TESTS.splitlines()[-1].strip(), "[25, 25, 25, 25]"]
@@ -177,54 +157,6 @@ def test_swe_smith_wants_only_what_it_runs():
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("swebench", {"repo": 5}, "rows.jsonl:2: damaged row: column 'repo' must be text, not an integer"),
-        ("swebench", {"patch": None}, "rows.jsonl:2: damaged row: column 'patch' is missing"),
-        ("swebench", {"FAIL_TO_PASS": "not a list"}, "'FAIL_TO_PASS' holds neither a list nor an object: 'not a list'"),
-        ("swebench", {"FAIL_TO_PASS": [1]}, "column 'FAIL_TO_PASS[]' must be text, not an integer"),
-        ("swebench", {"PASS_TO_PASS": '{"a": 1}'}, "column 'PASS_TO_PASS' must be a list, not an object"),
-        ("swe_rebench", {"install_config": "pytest"}, "column 'install_config' holds neither"),
-        ("swe_rebench", {"install_config": {}}, "install_config: damaged row: column 'test_cmd' is missing"),
-        ("r2e", {"expected_output_json": "[]"}, "column 'expected_output_json' must be an object, not a list"),
-        ("r2e", {"execution_result_content": {"test_file_codes": ["a"], "test_file_names": []}}, "0 test_file_names"),
-        ("nemo_gym", {"responses_create_params": {}}, "responses_create_params: damaged row: column 'metadata' is"),
-    ],
-)
-def test_damaged_rows(tmp_path, capsys, name, change, message):
-    good, bad = DATASETS[name][0](), DATASETS[name][0]() | change
-    assert read(tmp_path, name, good, bad)[0] == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "set/set.json").exists()
-    code, _, public, summary = read(tmp_path, name, good, bad, options=["--skip_damaged"])
-    assert code == 0 and public and summary["dropped"] == {"damaged": 1}
-
-
-def test_a_line_that_is_no_json_is_named(tmp_path, capsys):
-    (tmp_path / "rows.jsonl").write_text(json.dumps(rows.swebench_new()) + '\n{"instance_id": ')
-    assert main(["swebench", str(tmp_path / "rows.jsonl"), f"--out={tmp_path / 'set'}"]) == 2
-    assert "rows.jsonl:2: damaged row" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "value", [json.dumps(rows.PYTEST_F2P), repr(rows.PYTEST_F2P), rows.PYTEST_F2P, tuple(rows.PYTEST_F2P)]
-)
-def test_a_list_may_be_written_in_a_text(value):
-    assert Row({"FAIL_TO_PASS": value}, "row").texts("FAIL_TO_PASS") == tuple(rows.PYTEST_F2P)
-
-
-def test_a_text_is_never_evaluated(tmp_path):
-    made = tmp_path / "made"
-    row = rows.swebench_new() | {"FAIL_TO_PASS": f"[open({str(made)!r}, 'w')]"}
-    assert read(tmp_path, "swebench", row)[0] == 2 and not made.exists()
-
-
-def test_unknown_columns_are_left_alone_and_counted(tmp_path):
-    row = rows.swebench_new() | {"surprise": {"a": [1]}, "another": None}
-    assert read(tmp_path, "swebench", row)[3]["unread_columns"] == {"surprise": 1, "another": 1}
-
-
-@pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
         ("swebench", {"eval_type": "fail_only"}, "its log names failures alone"),
@@ -246,10 +178,10 @@ def test_unknown_columns_are_left_alone_and_counted(tmp_path):
     ],
 )
 def test_rows_that_give_no_task(tmp_path, name, change, reason):
-    good = DATASETS[name][0]()
+    good = rows.MAKE[name]()
     if name == "swebench":
         good["instance_id"] = "acme__money-8"
-    _, _, public, summary = read(tmp_path, name, good, DATASETS[name][0]() | change)
+    _, _, public, summary = read(tmp_path, name, good, rows.MAKE[name]() | change)
     assert len({t.instance_id for t in public}) == 1
     (found,) = summary["dropped"]
     assert found.startswith(reason)
@@ -258,50 +190,6 @@ def test_rows_that_give_no_task(tmp_path, name, change, reason):
 def test_a_source_without_any_task_is_an_error(tmp_path, capsys):
     assert read(tmp_path, "swebench", rows.swebench_new() | {"eval_type": "fail_only"})[0] == 2
     assert "gives no task: 1 its log names failures alone" in capsys.readouterr().err
-
-
-def test_sources_that_cannot_be_read(tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    for source, message in [
-        (tmp_path / "none.jsonl", "there is no"),
-        (tmp_path / "empty", "holds no .jsonl, .json, .parquet file"),
-        (__file__, "not a dataset file"),
-    ]:
-        assert main(["swebench", str(source), f"--out={tmp_path / 'set'}"]) == 2
-        assert message in capsys.readouterr().err
-
-
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is not None, reason="it would ask the hub")
-def test_a_dataset_of_the_hub_says_what_it_needs(tmp_path, capsys):
-    assert main(["swebench", "acme/none", f"--out={tmp_path / 'set'}"]) == 2
-    assert "there is no file acme/none; a dataset of the hub needs" in capsys.readouterr().err
-
-
-def test_a_folder_of_parts_and_json_lists(tmp_path):
-    source = tmp_path / "data"
-    source.mkdir()
-    (source / "train-0.json").write_text(json.dumps([rows.swebench_new()]))
-    (source / "test-0.json").write_text(json.dumps([rows.swebench_new() | {"instance_id": "acme__money-9"}]))
-    assert main(["swebench", str(source), "--part=test", f"--out={tmp_path / 'set'}"]) == 0
-    assert list(read_task_set(tmp_path / "set").instances) == ["swebench__acme__money-9"]
-
-
-def test_parquet_says_what_it_needs_or_is_read(tmp_path, capsys):
-    path = tmp_path / "rows.parquet"
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        path.write_bytes(b"PAR1")
-        assert main(["swebench", str(path), f"--out={tmp_path / 'set'}"]) == 2
-        assert EXTRA in capsys.readouterr().err
-        return
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([rows.swebench_new()]), path)
-    assert main(["swebench", str(path), f"--out={tmp_path / 'set'}"]) == 0
-    assert len(read_tasks(tmp_path / "set")) == 4
-    path.write_bytes(path.read_bytes()[:100])
-    assert main(["swebench", str(path), f"--out={tmp_path / 'other'}"]) == 2
-    assert "damaged file" in capsys.readouterr().err
 
 
 def test_an_image_is_refused_by_name_with_the_remedy(tmp_path):
