@@ -105,6 +105,35 @@ def test_an_agent_that_also_fixed_the_bug_has_reproduced_it_all_the_same(desk):
     assert desk.grade("shelf-limit-reproduction", changed).reward == 1.0
 
 
+READS_SOURCE = """\
+import inspect
+
+from shelf import prices
+
+
+def test_it():
+    assert "total >= LIMIT" in inspect.getsource(prices)
+"""
+FAILS = "\n\ndef test_more():\n    assert discount(100, 10) == 80\n"
+SKIPS = "\n\ndef test_more():\n    if discount(100, 10) == 90:\n        import pytest\n\n        pytest.skip()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reward", "swt_success"),
+    [
+        (LIMIT_REPRODUCTION, 1.0, 1.0),
+        # The published rule asks neither why a test fails nor what it looks at.
+        (READS_SOURCE, 0.0, 1.0),
+        (LIMIT_REPRODUCTION + FAILS, 0.0, 0.0),
+        # A skip is no failure here; there the test passed and does not any more.
+        (LIMIT_REPRODUCTION + SKIPS, 1.0, 0.0),
+    ],
+)
+def test_reproductions_by_the_reward_and_by_swt_bench(desk, text, reward, swt_success):
+    grade = desk.grade("shelf-limit-reproduction", {shelf.REPRODUCTION_PATH: text})
+    assert (grade.reward, grade.components["swt_success"]) == (reward, swt_success), grade
+
+
 @pytest.mark.slow
 def test_a_mutant_that_loops_for_ever_is_killed_by_the_limit(desk):
     condition = "    if total >= LIMIT:\n"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox_service.graders.rules import Verdict, contradicted, judge, status_of
+from sandbox_service.graders.rules import Transitions, Verdict, contradicted, judge, status_of, swt_success, transitions
 
 GOOD = {"a": "passed", "b": "passed", "c": "skipped"}
 
@@ -103,3 +103,77 @@ def test_the_stricter_rules_solve_no_more(results, exit_code, f2p, p2p):
 @given(RESULTS)
 def test_success_is_never_contradicted(results):
     assert not contradicted(results, 0)
+
+
+NOTHING = Transitions()
+# Status before and after the gold change -> the group, as swt-bench's get_eval_report has it.
+SWT_GROUPS = {
+    ("failed", "passed"): "fail_to_pass",
+    ("error", "passed"): "fail_to_pass",
+    ("skipped", "passed"): "fail_to_pass",
+    (None, "passed"): "fail_to_pass",
+    ("passed", "failed"): "pass_to_fail",
+    ("passed", "error"): "pass_to_fail",
+    ("passed", "skipped"): "pass_to_fail",
+    ("passed", None): "pass_to_fail",
+    ("failed", "failed"): "fail_to_fail",
+    ("error", "failed"): "fail_to_fail",
+    (None, "failed"): "fail_to_fail",
+    ("passed", "passed"): None,
+    ("failed", "error"): None,
+    ("failed", None): None,
+    ("error", "error"): None,
+    (None, "xfailed"): None,
+}
+
+
+@pytest.mark.parametrize(("statuses", "group"), SWT_GROUPS.items())
+def test_what_the_gold_change_makes_of_a_test(statuses, group):
+    before, after = ({} if status is None else {"t": status} for status in statuses)
+    assert transitions(before, after) == (Transitions(**{group: frozenset("t")}) if group else NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "success"),
+    [
+        ({"new": "failed"}, {"new": "passed"}, True),
+        # The file could not be imported: the published rule takes that for a failure, the reward does not.
+        ({"tests/test_new.py": "error"}, {"new": "passed"}, True),
+        ({"new": "failed", "more": "passed"}, {"new": "passed", "more": "passed"}, True),
+        ({"new": "passed"}, {"new": "passed"}, False),
+        ({"new": "failed"}, {"new": "failed"}, False),
+        ({}, {}, False),
+        # One that fails on the correct code spoils it, whatever it did before.
+        ({"new": "failed", "more": "failed"}, {"new": "passed", "more": "failed"}, False),
+        ({"new": "failed"}, {"new": "passed", "more": "failed"}, False),
+        ({"new": "failed", "more": "passed"}, {"new": "passed", "more": "failed"}, False),
+        ({"new": "failed", "more": "passed"}, {"new": "passed", "more": "skipped"}, False),
+        ({"new": "failed", "more": "passed"}, {"new": "passed"}, False),
+        # An error stays one: neither passed nor failed.
+        ({"new": "failed", "more": "error"}, {"new": "passed", "more": "error"}, True),
+    ],
+)
+def test_success_of_submitted_tests(before, after, success):
+    assert swt_success(transitions(before, after), NOTHING) is success
+
+
+def test_success_counts_from_what_the_files_showed_without_the_submission():
+    known = transitions({"old": "failed", "odd": "failed"}, {"old": "passed", "odd": "failed"})
+    # What was there adds nothing, and what was broken does not count against it.
+    assert not swt_success(known, known)
+    before, after = {"old": "failed", "odd": "failed", "new": "failed"}, {"old": "passed", "odd": "failed"}
+    assert swt_success(transitions(before, after | {"new": "passed"}), known)
+    # The submission took a test away that showed the bug.
+    assert not swt_success(transitions({"new": "failed"}, {"new": "passed"}), known)
+
+
+@given(RESULTS, RESULTS, RESULTS, RESULTS)
+def test_a_further_failure_on_the_correct_code_is_never_success(before, after, known_before, known_after):
+    known, found = transitions(known_before, known_after), transitions(before, after)
+    assert not (found.fail_to_pass & found.pass_to_fail or found.fail_to_fail & found.pass_to_fail)
+    assert not swt_success(known, known)
+    worse = transitions(before, after | {"further": "failed"})
+    assert not swt_success(worse, known)
+    # A test that passes before and after changes nothing.
+    better = transitions(before | {"further": "passed"}, after | {"further": "passed"})
+    assert swt_success(better, known) is swt_success(found, known)

@@ -1,5 +1,7 @@
 """Every dataset's published schema becomes tasks; what is wrong with a row is said, with its place."""
 
+import json
+
 import dataset_rows as rows
 import foreign
 import pytest
@@ -140,6 +142,24 @@ def test_nemo_gym_reads_the_inner_dataset(tmp_path):
     assert smith.base_is_correct and smith.dataset == "nemo_gym"
     second = READERS["nemo_gym"].read(Row(rows.nemo_gym(rows.swe_rebench_v2(), "nebius/SWE-rebench-V2"), "a"))
     assert second.rule == "passed_set"
+
+
+def test_copies_of_swt_bench_with_a_prompt_say_the_same():
+    """On the hub the diffs have changed places: the tests are what is asked for."""
+    row = rows.swebench_new()
+    copy = row | {"text": "Write tests.", "test_patch": row["patch"].rstrip("\n")}
+    copy["patch"] = f"<patch>\n{row['test_patch']}\n</patch>"
+    tagged = row | {"patch": f"<patch>\n{row['patch']}\n</patch>"}
+    found = [READERS["swt_bench"].read(Row(made, "a")) for made in (row, copy, tagged)]
+    assert found[0] == found[1] == found[2] and found[0].patch == rows.PATCH
+
+
+def test_functions_of_loc_bench_are_kept_with_the_service(tmp_path):
+    name = f"{foreign.SOURCE}:share"
+    _, tasks, public, _ = read(tmp_path, "loc_bench", rows.loc_bench())
+    (instance,) = tasks.instances.values()
+    assert json.loads(instance.expected["edit_functions"]) == [name]
+    assert public and name not in (tmp_path / "set/tasks.jsonl").read_text()
 
 
 def test_r2e_statuses_before_and_after():
