@@ -34,15 +34,17 @@ def decide(files: Sequence[str], truth: Collection[str], tree: Collection[str]) 
 def ranked(files: Sequence[str], edit_functions: Sequence[str], tree: Collection[str]) -> dict[str, float]:
     """Loc-Bench's Acc@k (0 or 1) and Recall@k of the files of `edit_functions` (`path.py:Class.method`).
 
-    Where more than k files are wanted, k of them are enough. A path that is there twice counts once.
+    Where more than k files are wanted, k of them are enough for Acc@k, and five for a recall of 1. A path that is there
+    twice counts once.
     """
     truth = {function.partition(":")[0] for function in edit_functions}
     # Further paths cannot count, and an answer may hold any number of any length.
     answer = dict.fromkeys(canonical(path[:MAX_PATH_CHARACTERS], tree) for path in files[:MAX_PATHS])
     found: dict[str, float] = {}
     for k in CUTS:
-        hits, wanted = len(truth & set(list(answer)[:k])), min(k, len(truth))
-        found |= {f"acc_at_{k}": float(hits == wanted), f"recall_at_{k}": hits / wanted}
+        hits = len(truth & set(list(answer)[:k]))
+        found[f"acc_at_{k}"] = float(hits == min(k, len(truth)))
+        found[f"recall_at_{k}"] = hits / min(CUTS[-1], len(truth))
     return found
 
 
