@@ -16,6 +16,7 @@ from sandbox_service.logs import Event
 from sandbox_service.sessions import Sessions
 
 EXEC_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+READ_TIMEOUT_S = 10.0
 SCORE_BUCKETS_S = (0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
@@ -79,6 +80,9 @@ class Page:
 
     def __init__(self, metrics: Metrics, is_serving: Callable[[], bool], port: int, host: str = "127.0.0.1"):
         class Handler(BaseHTTPRequestHandler):
+            # A caller that sends nothing holds a thread no longer than this.
+            timeout = READ_TIMEOUT_S
+
             def do_GET(self) -> None:
                 if self.path == "/metrics":
                     self._answer(200, generate_latest(metrics.registry), CONTENT_TYPE_LATEST)

@@ -18,6 +18,7 @@ from engine import IMAGE, make_image
 
 from sandbox_service.backends.docker import DockerBackend
 from sandbox_service.graders import Grade, GradeRequest, Submission, grade
+from sandbox_service.graders.memo import GradeMemo
 from sandbox_service.graders.state import state_after
 from sandbox_service.runner import Runner
 from sandbox_service.sessions import Sessions
@@ -113,9 +114,10 @@ def test_another_way_to_do_it_earns_all(stage):
 
 
 @pytest.mark.parametrize("name", sorted(state_attacks.ATTACKS))
-def test_a_cheat_earns_nothing(stage, name):
+def test_a_cheat_earns_nothing(stage, name, note):
     result = stage.play(state_attacks.ATTACKS[name])
     assert result.reward == 0, json.dumps(dict(result.components)) + result.detail
+    note("docker", "a container's state as the submission", name, "reward 1 without the work", "reward 0")
 
 
 @pytest.mark.parametrize("name", ["stage", "faulty"])
@@ -139,7 +141,8 @@ def test_an_agent_solves_it_through_the_service(stage, engine):
         await backend.start()
         trees = Trees(state / "trees")
         runner = Runner(backend, trees)
-        sessions = Sessions(backend, trees, [stage.tasks], lambda request: grade(request, runner))
+        # With the memory of grades, as in the service: the two submissions differ in the container's state alone.
+        sessions = Sessions(backend, trees, [stage.tasks], GradeMemo(lambda request: grade(request, runner)))
         sessions.accept()
         try:
             rewards = []
@@ -186,6 +189,7 @@ def test_another_repair_is_as_good(faulty, name):
 
 
 @pytest.mark.parametrize("name", sorted(NO_REPAIRS))
-def test_what_repairs_nothing_earns_nothing(faulty, name):
+def test_what_repairs_nothing_earns_nothing(faulty, name, note):
     result = faulty.play(NO_REPAIRS[name])
     assert result.reward == 0, result
+    note("docker", "repairs of a fault in C", name, "reward 1 without a repair", "reward 0")
