@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
+import venv
 
 import pytest
 
@@ -53,3 +55,25 @@ def test_the_command_ends_with_one_json_object():
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["cycles_per_s"] > 0 and found["episodes_ratio_docker"] is None
     assert "--docker-image" in found["absent"]["docker run"] and "--swerex-python" in found["absent"]["SWE-ReX local"]
+
+
+@pytest.mark.deep
+def test_docker_and_swe_rex_are_measured_beside_it(engine, tmp_path):
+    from engine import IMAGE
+
+    venv.create(tmp_path / "rex", with_pip=True)
+    python = tmp_path / "rex/bin/python"
+    if subprocess.run([python, "-m", "pip", "install", "-q", "swe-rex"]).returncode:
+        pytest.skip("swe-rex cannot be installed: no package index")
+    command = [sys.executable, "-m", "sandbox_service.bench", "--turns=2", "--seconds=0.2", "--gradings=1", "--cases=1"]
+    done = subprocess.run(
+        [*command, f"--docker-image={IMAGE}", f"--swerex-python={python}"],
+        env=os.environ | {"DOCKER_HOST": f"unix://{engine.socket}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not found["absent"]
+    for name in ("episodes_ratio_docker", "episodes_ratio_docker_backend", "exec_ratio_swerex_p50"):
+        assert found[name] > 0, name
