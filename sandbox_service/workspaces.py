@@ -17,7 +17,6 @@ import os
 import py_compile
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,12 +29,15 @@ from packaging.utils import canonicalize_name
 from sandbox_service.backends.base import PACKAGES
 from sandbox_service.backends.rootfs import sandbox_owner
 from sandbox_service.errors import SandboxError, TaskSetError
+from sandbox_service.pip import run_pip
 from sandbox_service.tasks import Overlay, TaskSet, apply_overlay
 
 # One age for every file, so that nothing can be told from times. 2020-01-01; zip archives cannot hold 1970.
 MTIME = 1577836800
 # Marks a folder of packages that no second workspace will ask for.
 FOR_ONE = ".for-one"
+# A large distribution over a slow line, or one that is compiled.
+PIP_TIMEOUT_S = 1800.0
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr"}
 
 
@@ -292,11 +294,8 @@ def _copy_distributions(target: Path, names: Iterable[str]) -> None:
 def _pip_install(target: Path, packages: list[str]) -> None:
     if not packages:
         return
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", str(target), *packages]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SandboxError(f"pip cannot install {' '.join(packages)}: {last}; install them beside the service instead")
+    if why := run_pip(["install", "--no-compile", "--target", str(target), *packages], timeout_s=PIP_TIMEOUT_S):
+        raise SandboxError(f"pip cannot install {' '.join(packages)}: {why}\ninstall them beside the service instead")
 
 
 def _compile(root: Path) -> None:

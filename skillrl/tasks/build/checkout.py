@@ -49,15 +49,20 @@ def _committed(path: Path) -> tuple[str, list[str]]:
     return commit, sorted(filter(None, _git(path, "ls-files", "-z").split("\0")))
 
 
-def _git(path: Path, *arguments: str) -> str:
+def _git(path: Path, *arguments: str, timeout_s: float = 300.0) -> str:
     # The clone's owner may be another user; nothing of it is run.
     settings = ("-c", f"safe.directory={path.resolve()}", "-c", "core.fsmonitor=false")
     try:
         done = subprocess.run(
-            ["git", *settings, "-C", str(path), *arguments], capture_output=True, text=True, timeout=300
+            ["git", *settings, "-C", str(path), *arguments], capture_output=True, text=True, timeout=timeout_s
         )
     except FileNotFoundError:
         raise BuildError("git is not installed; install it, or give a folder without .git") from None
+    except subprocess.TimeoutExpired:
+        raise BuildError(
+            f"{path}: git {arguments[0]} did not end within {timeout_s:.0f} s; run it there by hand, or give a copy "
+            "without .git"
+        ) from None
     if done.returncode:
         raise BuildError(f"{path} is no usable git clone: {done.stderr.strip()[-300:]}")
     return done.stdout

@@ -3,12 +3,11 @@
 import hashlib
 import io
 import re
-import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from sandbox_service.pip import run_pip
 from skillrl.tasks.build.licences import check_licence, licence_of
 from skillrl.tasks.build.tree import MAX_FILE_BYTES, MAX_TREE_BYTES, BuildError, Package, normalised, strip_reason
 
@@ -29,13 +28,13 @@ def download(requirement: str, sha256: str | None) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder, "requirements.txt")
         wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n" if sha256 else f"{requirement}\n")
-        argv = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
-        argv += ["--no-binary", ":all:", "--dest", folder, "--requirement", str(wanted)]
-        argv += ["--require-hashes"] if sha256 else []
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
-        if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit status {done.returncode}"
-            raise BuildError(f"pip cannot fetch the source distribution of {requirement}: {reason}")
+        arguments = ["download", "--no-deps", "--no-binary", ":all:", "--dest", folder, "--requirement", str(wanted)]
+        arguments += ["--require-hashes"] if sha256 else []
+        if why := run_pip(arguments, timeout_s=600.0):
+            raise BuildError(
+                f"pip cannot fetch the source distribution of {requirement}: {why}\n"
+                "repair what it names, or take another package or version"
+            )
         archives = [p for p in Path(folder).iterdir() if p != wanted]
         if len(archives) != 1 or not archives[0].name.endswith(".tar.gz"):
             names = ", ".join(p.name for p in archives) or "nothing"
