@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
@@ -147,10 +147,12 @@ def make_packages(folder: Path, packages: tuple[str, ...] = ()) -> Path:
     path = folder / packages_key(packages)
     if not path.is_dir():
         local = [p for p in packages if _is_installed(p)]
+        others = [p for p in packages if p not in local]
         folder.mkdir(parents=True, exist_ok=True)
         with _building(path) as building:
-            _pip_install(building, [p for p in packages if p not in local])
-            _copy_distributions(building, ["pytest", *local])
+            _pip_install(building, others)
+            # What a local one needs may be named in another version than the local one.
+            _copy_distributions(building, ["pytest", *local], {canonicalize_name(Requirement(p).name) for p in others})
             _seal(building)
             _compile(building)
     return path
@@ -278,8 +280,15 @@ def _closure(names: Iterable[str]) -> dict[str, importlib.metadata.Distribution]
     return found
 
 
-def _copy_distributions(target: Path, names: Iterable[str]) -> None:
+def runner_pins() -> list[str]:
+    """pytest and what it needs, as NAME==VERSION: every folder of packages holds these versions."""
+    return [f"{name}=={distribution.version}" for name, distribution in _closure(["pytest"]).items()]
+
+
+def _copy_distributions(target: Path, names: Iterable[str], but: Container[str]) -> None:
     for name, distribution in _closure(names).items():
+        if name in but:
+            continue
         for file in distribution.files or ():
             outside = ".." in file.parts or file.is_absolute()
             if outside or file.suffix == ".pyc" or file.name == "direct_url.json":
@@ -294,7 +303,13 @@ def _copy_distributions(target: Path, names: Iterable[str]) -> None:
 def _pip_install(target: Path, packages: list[str]) -> None:
     if not packages:
         return
-    if why := run_pip(["install", "--no-compile", "--target", str(target), *packages], timeout_s=PIP_TIMEOUT_S):
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as runner:
+        # The runner is copied over what pip installs: a package that needs it gets the same version.
+        runner.write("\n".join(runner_pins()))
+        runner.flush()
+        arguments = ["install", "--no-compile", "--target", str(target), "--constraint", runner.name, *packages]
+        why = run_pip(arguments, timeout_s=PIP_TIMEOUT_S)
+    if why:
         raise SandboxError(f"pip cannot install {' '.join(packages)}: {why}\ninstall them beside the service instead")
 
 

@@ -39,7 +39,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=SPLITS, default="train", help="of all tasks: a package is never in two")
     parser.add_argument("--level", type=int, default=Entry.level, help="difficulty to note on the tasks")
-    parser.add_argument("--packages", default="", metavar="A==1,B==2", help="distributions that its tests need")
+    parser.add_argument(
+        "--packages", metavar="A==1,B==2", help="all that it and its tests need, in place of what its files declare"
+    )
     parser.add_argument("--allow_licence", default="", metavar="NAME", help="take this licence although it is unknown")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sandboxes at the same time")
     options = parser.parse_args(argv)
@@ -55,13 +57,16 @@ def manifest_of(options: argparse.Namespace) -> Manifest:
     if options.manifest:
         return read_manifest(options.manifest)
     shipped = known(options.pypi) if options.pypi else None
+    packages = shipped.packages if shipped else None
+    if options.packages is not None:
+        packages = tuple(filter(None, options.packages.split(",")))
     entry = Entry(
         requirement=options.pypi or "",
         repo=options.repo or "",
         sha256=options.sha256 or (shipped.sha256 if shipped else ""),
         split=options.split,
         instances=options.instances,
-        packages=tuple(filter(None, options.packages.split(","))) or (shipped.packages if shipped else ()),
+        packages=packages,
         allow_licence=options.allow_licence,
         level=options.level,
     )

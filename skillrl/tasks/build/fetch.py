@@ -55,18 +55,18 @@ def unpack(name: str, version: str, data: bytes, sha256: str | None = None, *, a
     if sha256 and digest != sha256:
         raise BuildError(f"{name}=={version}: sha256 is {digest}, expected {sha256}; the archive is not the one named")
     stripped: dict[str, int] = {}
-    files, metadata = {}, ""
+    files, metadata = {}, {}
     for path, content in _members(data, stripped):
-        if path == "PKG-INFO":
-            metadata = content.decode("utf-8", "replace")
+        if path == "PKG-INFO" or path.endswith(".egg-info/requires.txt"):
+            metadata[path.rpartition("/")[2]] = content.decode("utf-8", "replace")
         reason = strip_reason(path)
         if reason:
             stripped[reason] = stripped.get(reason, 0) + 1
         else:
             files[path] = content
-    licence = licence_of(metadata)
+    licence = licence_of(metadata.get("PKG-INFO", ""))
     check_licence(licence, f"{name}=={version}", allow_licence)
-    return Package("pypi", name, version, digest, licence, files, stripped)
+    return Package("pypi", name, version, digest, licence, files, stripped, metadata)
 
 
 def _members(data: bytes, stripped: dict[str, int]):

@@ -28,8 +28,8 @@ class Entry:
     split: str = "train"
     # Bugs to keep; each gives up to seven tasks.
     instances: int = 8
-    # Distributions that its tests need beside pytest, as NAME==VERSION.
-    packages: tuple[str, ...] = ()
+    # All distributions that it and its tests need beside pytest, as NAME==VERSION. None: what its files declare.
+    packages: tuple[str, ...] | None = None
     # A licence to take although it is not known to be permissive.
     allow_licence: str = ""
     # Difficulty to note on the tasks.

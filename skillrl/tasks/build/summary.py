@@ -14,6 +14,8 @@ class Summary:
 
     package: Mapping[str, str]
     stripped: Mapping[str, int]
+    # What was installed, what could not be and why, and which tools were left out.
+    requirements: Mapping[str, object] = field(default_factory=dict)
     baseline: Mapping[str, object] = field(default_factory=dict)
     # Why a mutation was kept or not -> how many.
     mutations: Mapping[str, int] = field(default_factory=dict)
@@ -64,10 +66,14 @@ def _planted(package: Mapping) -> int:
 
 
 def _show_dropped(package: Mapping, console: Console) -> None:
-    baseline, left_out = package["baseline"], package["left_out"]
+    baseline, left_out, needs = package["baseline"], package["left_out"], package["requirements"]
     title = f"{package['package']['name']}: {baseline['tests']} reliable tests"
     dropped = Table("what", "left out and why", title=title)
     dropped.add_row("files", _reasons(package["stripped"]))
+    if needs["no_use"]:
+        dropped.add_row("requirements", f"of no use to tests: {', '.join(needs['no_use'])}")
+    for requirement, reason in needs["unmet"].items():
+        dropped.add_row("requirements", f"{requirement}: {reason}")
     dropped.add_row("tests", _reasons(baseline["dropped"]))
     dropped.add_row("mutations", _reasons({k: n for k, n in package["mutations"].items() if "kept" not in k}))
     for what, reasons in sorted(left_out.items()):
@@ -75,6 +81,7 @@ def _show_dropped(package: Mapping, console: Console) -> None:
     console.print(dropped)
     seconds = ", ".join(f"{step} {s:.0f} s" for step, s in package["times_s"].items())
     console.print(f"{seconds}; the suite takes {baseline['suite_s']} s", highlight=False)
+    console.print(f"installed: --packages={','.join(needs['packages'])}", highlight=False, soft_wrap=True)
     for note in package["notes"]:
         console.print(f"note: {note}", highlight=False)
 

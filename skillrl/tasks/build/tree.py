@@ -31,6 +31,8 @@ class Package:
     files: Mapping[str, bytes]
     # What was left out -> number of files.
     stripped: Mapping[str, int] = field(default_factory=dict)
+    # Texts of a source distribution's PKG-INFO and requires.txt, where it has them.
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def requirement(self) -> str:
