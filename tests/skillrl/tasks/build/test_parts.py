@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from skillrl.tasks.build.__main__ import manifest_of, parse
 from skillrl.tasks.build.checkout import read_checkout
 from skillrl.tasks.build.ledger import Ledger
 from skillrl.tasks.build.manifest import SHIPPED, Entry, Manifest, known, read_manifest
@@ -127,6 +128,8 @@ def test_a_manifest_is_read_strictly(tmp_path):
         return read_manifest(file)
 
     assert written() == Manifest("n", (Entry("a==1"),))
+    # Not named, and none.
+    assert written().packages[0].packages is None and written(entry={"packages": []}).packages[0].packages == ()
     for fields, told in [
         ({"entry": {"instance": 3}}, "instance"),
         ({"entry": {"instances": "3"}}, "instances"),
@@ -144,6 +147,22 @@ def test_a_manifest_is_read_strictly(tmp_path):
         read_manifest(file)
     with pytest.raises(BuildError, match="No such file"):
         read_manifest(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("flags", "packages"),
+    [
+        (["--pypi=a==1"], None),
+        (["--pypi=a==1", "--packages="], ()),
+        (["--pypi=a==1", "--packages=b==1,c==2"], ("b==1", "c==2")),
+        (["--pypi=inflection==0.5.1"], ()),
+        (["--pypi=python-slugify==9.2.0"], ("text-unidecode==1.3",)),
+        (["--pypi=python-slugify==9.2.0", "--packages=b==1"], ("b==1",)),
+    ],
+)
+def test_packages_that_are_named_are_all(flags, packages, tmp_path):
+    (entry,) = manifest_of(parse([*flags, f"--out={tmp_path / 'out'}"])).packages
+    assert entry.packages == packages
 
 
 def kept(path, subject):
