@@ -91,8 +91,9 @@ def test_a_repository_is_built_in_a_copy(tmp_path, is_clone):
     assert read_checkout(folder).files == package.files
 
 
-def build(folder, out):
-    asyncio.run(build_set(Manifest("one", (Entry(repo=str(folder)),)), out, jobs=1, progress=lambda *_: None))
+def build(folder, out, packages=None):
+    manifest = Manifest("one", (Entry(repo=str(folder), packages=packages),))
+    asyncio.run(build_set(manifest, out, jobs=1, progress=lambda *_: None))
 
 
 def proven(out):
@@ -139,3 +140,17 @@ def test_what_a_repository_declares_is_installed(tmp_path, monkeypatch):
     write_wheel(wheels, "nut", "1.0", nut="def f(x):\n    return x + 1\n")
     with pytest.raises(BuildError, match=PASSED):
         build(folder, tmp_path / "out")
+
+
+def test_packages_that_are_named_take_the_place_of_what_is_declared(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    write_wheel(tmp_path, "nut", "1.0")
+    write_wheel(tmp_path, "shop", "1.0")
+    needs = '[project]\nname = "shop"\nlicense = "MIT"\ndependencies = ["nut"]\n'
+    folder = repository(tmp_path / "shop", **{"pyproject.toml": needs, "src/shop/__init__.py": "from nut import f\n"})
+    with pytest.raises(BuildError, match="nut is not installed") as error:
+        build(folder, tmp_path / "out", ())
+    assert "installed were" not in str(error.value)
+    with pytest.raises(BuildError, match="shop==1.0 bring shop itself"):
+        build(folder, tmp_path / "out", ("shop==1.0",))
