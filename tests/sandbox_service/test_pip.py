@@ -70,7 +70,7 @@ def test_what_works_has_no_reason():
         ("WARNING: old\nERROR: no\n  such thing\n", "ERROR: no\n  such thing"),
         ("killed\n", "killed"),
         ("".join(f"{n}\n" for n in range(40)), "\n".join(map(str, range(40 - MAX_LINES, 40)))),
-        ("error: a\n\n× Building b.\n│ exit code: 1\n╰─> [2 lines of output]\n    x\n      y\n    [end of output]\nhint: z\n",
+        ("error: a\n\n× Building b.\n╰─> [2 lines of output]\n    x\n      y\n    [end of output]\nhint: z\n",
          "Building b.\n  x\n    y"),
     ],
 )  # fmt: skip

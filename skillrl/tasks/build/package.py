@@ -4,7 +4,6 @@ import contextlib
 import functools
 import math
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -19,6 +18,7 @@ from skillrl.tasks.build.observe import Observer
 from skillrl.tasks.build.plant import Bug, Planter
 from skillrl.tasks.build.summary import Summary
 from skillrl.tasks.build.tree import BuildError, Package, find_source_files, find_source_roots, find_test_roots
+from skillrl.tasks.copies import copies
 from skillrl.tasks.derive import submission_path
 from skillrl.tasks.hiding import reaching_tests
 from skillrl.tasks.validate import ProvingGround
@@ -49,8 +49,9 @@ class Builder:
             proven = stack.enter_context(contextlib.closing(Ledger(ledger, [self._tree, asdict(environment)])))
             suite = Suite(self._ground.runner, task_set, self._tree, environment, proven)
             observer = Observer(self._ground.backend, self._ground.trees, task_set, self._tree, environment)
+            await self._check_packages(environment)
             progress("running the suite on the correct tree", 0)
-            with self._timed("baseline"):
+            with self.summary.timed("baseline"):
                 baseline = await suite.baseline()
             # Whole minutes: a loaded host needs them, and the same package gives the same bytes on any host.
             environment = replace(environment, timeout_s=60.0 * math.ceil(8 * baseline.wall_s / 60))
@@ -58,7 +59,7 @@ class Builder:
             tests_of = functools.partial(self._tests_of, baseline, environment)
             self._planter = Planter(suite, baseline, self._sources(), tests_of, self._seed, jobs=self._jobs)
             progress("recording calls", 0)
-            with self._timed("calls"):
+            with self.summary.timed("calls"):
                 calls = await observer.calls()
             self._composer = Composer(
                 self._package, self._entry, self._seed, environment, self._planter, observer, calls, self.summary,
@@ -68,26 +69,16 @@ class Builder:
         self._note_result(suite)
         self._writer.write(out, summary=vars(self.summary), built_from=built_from(self._entry, self._seed))
 
-    @contextlib.contextmanager
-    def _timed(self, step: str):
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.summary.times_s[step] = round(self.summary.times_s.get(step, 0.0) + time.monotonic() - started, 1)
-
     async def _fill(self, progress: Callable[[str, int], None]) -> None:
         made = 0
         progress("planting bugs", made)
         bugs = self._planter.bugs()
         while made < self._entry.instances:
-            with self._timed("bugs"):
+            with self.summary.timed("bugs"):
                 bug = await anext(bugs, None)
             if bug is None:
                 break
-            with self._timed("tasks"):
-                reason = await self._add(bug)
-            if reason:
+            if reason := await self._add(bug):
                 self.summary.leave_out("instance", reason)
                 continue
             self.summary.operators[bug.operator] += 1
@@ -105,7 +96,8 @@ class Builder:
         composed = await self._composer.compose(bug)
         before = len(self._writer.instances), len(self._writer.public)
         try:
-            self._composer.derive(self._writer, composed)
+            with self.summary.timed("records"):
+                self._composer.derive(self._writer, composed)
         except ValueError as e:
             del self._writer.instances[before[0] :], self._writer.public[before[1] :], self._writer.tasks[before[1] :]
             return "a text quotes the gold change" if "quotes" in str(e) else str(e)
@@ -133,14 +125,21 @@ class Builder:
             licence=self._package.licence,
         )
 
+    async def _check_packages(self, environment: Environment) -> None:
+        """Raises BuildError when what the tests need brings the package itself, where the agent could read it."""
+        packages = await self._ground.trees.packages_dir(environment.packages)
+        if found := copies(packages, self._package.files, environment):
+            named = ", ".join(environment.packages) or "the test runner"
+            raise BuildError(
+                f"{self._package.requirement}: beside the agent, in what is installed for its tests ({named}), stand "
+                f"{len(found)} files of its own code, first {found[0]}; take the requirement that brings it out, or "
+                "take another package"
+            )
+
     def _sources(self) -> dict[str, str]:
         paths = find_source_files(self._package.files, self._environment().test_roots)
         if not paths:
             raise BuildError(f"{self._package.requirement}: no Python package found in it; take another one")
-        if len(paths) == 1:
-            self.summary.notes.append(
-                "localization: the package is one source file, so the task is to tell it from the other files"
-            )
         return {path: self._package.files[path].decode() for path in paths}
 
     def _note_baseline(self, baseline: Baseline) -> None:
