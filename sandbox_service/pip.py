@@ -15,7 +15,9 @@ from pathlib import Path
 MAX_LINES = 15
 
 # What a program that pip started printed: pip frames it, below a line that says what pip was doing.
-_FRAMED = re.compile(r"^ *× ([^\n]+)\n(?:[^\n]*\n)*?[^\n]*\[\d+ lines? of output\]\n(.*?)\n *\[end of output\]", re.M | re.S)
+_FRAMED = re.compile(
+    r"^ *× ([^\n]+)\n(?:[^\n]*\n)*?[^\n]*\[\d+ lines? of output\]\n(.*?)\n *\[end of output\]", re.M | re.S
+)
 
 
 def run_pip(arguments: Sequence[str], *, timeout_s: float) -> str:

@@ -51,12 +51,26 @@ def test_a_name_that_nobody_has(shelf):
 
 def test_a_build_without_an_end_is_stopped(shelf, tmp_path):
     arguments = shelf(HANGS.replace("PATH", repr(str(tmp_path / "pid"))))
-    started = time.monotonic()
-    assert run_pip([*arguments, "bad==1.0"], timeout_s=6) == "it did not end within 6 s"
-    assert time.monotonic() - started < 30
+    # On a busy machine pip needs longer until it gets there.
+    for timeout_s in (3, 6, 12, 24, 48):
+        started = time.monotonic()
+        assert run_pip([*arguments, "bad==1.0"], timeout_s=timeout_s) == f"it did not end within {timeout_s} s"
+        assert time.monotonic() - started < timeout_s + 60
+        if (tmp_path / "pid").exists():
+            break
     backend = Path("/proc", (tmp_path / "pid").read_text(), "stat")
-    # Its parent is dead, so that it waits for the machine's first process at most.
-    assert not backend.exists() or backend.read_text().rpartition(")")[2].split()[0] == "Z"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _runs(backend):
+        time.sleep(0.05)
+    assert not _runs(backend)
+
+
+def _runs(stat):
+    try:
+        # A zombie waits for its parent alone.
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_what_works_has_no_reason():
@@ -70,7 +84,7 @@ def test_what_works_has_no_reason():
         ("WARNING: old\nERROR: no\n  such thing\n", "ERROR: no\n  such thing"),
         ("killed\n", "killed"),
         ("".join(f"{n}\n" for n in range(40)), "\n".join(map(str, range(40 - MAX_LINES, 40)))),
-        ("error: a\n\n× Building b.\n│ exit code: 1\n╰─> [2 lines of output]\n    x\n      y\n    [end of output]\nhint: z\n",
+        ("error: a\n\n× Building b.\n╰─> [2 lines of output]\n    x\n      y\n    [end of output]\nhint: z\n",
          "Building b.\n  x\n    y"),
     ],
 )  # fmt: skip

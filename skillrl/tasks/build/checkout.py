@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sandbox_service.tasks import pack_tree
 from skillrl.tasks.build.licences import check_licence, from_statements, from_text
+from skillrl.tasks.build.origins import hosted, key_of_clone, urls_of
 from skillrl.tasks.build.tree import MAX_FILE_BYTES, MAX_TREE_BYTES, BuildError, Package, normalised, strip_reason
 
 _LICENCE_FILES = ("LICENSE", "LICENCE", "COPYING", "UNLICENSE")
@@ -37,7 +38,9 @@ def read_checkout(path: Path, *, allow_licence: str = "") -> Package:
     name = normalised(str(project.get("name") or path.resolve().name))
     licence = _licence(project, files)
     check_licence(licence, name, allow_licence)
-    return Package("repo", name, version, hashlib.sha256(pack_tree(files)).hexdigest(), licence, files, stripped)
+    digest, remotes = hashlib.sha256(pack_tree(files)).hexdigest(), _remotes(path)
+    key, named = key_of_clone(remotes, name), hosted([*remotes, *urls_of(project)])
+    return Package("repo", name, version, digest, licence, files, stripped, repository=key, named=named)
 
 
 def _committed(path: Path) -> tuple[str, list[str]]:
@@ -47,6 +50,14 @@ def _committed(path: Path) -> tuple[str, list[str]]:
         raise BuildError(f"{path} has changes that are not committed ({first}); commit or undo them")
     commit = _git(path, "rev-parse", "--short=12", "HEAD").strip()
     return commit, sorted(filter(None, _git(path, "ls-files", "-z").split("\0")))
+
+
+def _remotes(path: Path) -> list[str]:
+    """The addresses that a clone comes from, that of `origin` first."""
+    if not (path / ".git").exists():
+        return []
+    rows = [line.split()[:2] for line in _git(path, "remote", "-v").splitlines()]
+    return [address for _, address in sorted(rows, key=lambda row: row[0] != "origin")]
 
 
 def _git(path: Path, *arguments: str, timeout_s: float = 300.0) -> str:

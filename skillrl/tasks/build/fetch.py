@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from sandbox_service.pip import run_pip
 from skillrl.tasks.build.licences import check_licence, licence_of
+from skillrl.tasks.build.origins import addresses_in, hosted
 from skillrl.tasks.build.tree import MAX_FILE_BYTES, MAX_TREE_BYTES, BuildError, Package, normalised, strip_reason
+from skillrl.tasks.contamination import repository_key
 
 
 def parse_requirement(text: str) -> tuple[str, str]:
@@ -66,7 +68,9 @@ def unpack(name: str, version: str, data: bytes, sha256: str | None = None, *, a
             files[path] = content
     licence = licence_of(metadata.get("PKG-INFO", ""))
     check_licence(licence, f"{name}=={version}", allow_licence)
-    return Package("pypi", name, version, digest, licence, files, stripped, metadata)
+    key = repository_key(f"pypi:{name}")
+    named = hosted(addresses_in(metadata.get("PKG-INFO", "")))
+    return Package("pypi", name, version, digest, licence, files, stripped, metadata, repository=key, named=named)
 
 
 def _members(data: bytes, stripped: dict[str, int]):

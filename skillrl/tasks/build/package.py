@@ -5,7 +5,6 @@ import contextlib
 import functools
 import math
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -20,10 +19,11 @@ from skillrl.tasks.build.manifest import Entry, built_from
 from skillrl.tasks.build.observe import Observer
 from skillrl.tasks.build.plant import Bug, Planter
 from skillrl.tasks.build.requirements import Declared, declared
-from skillrl.tasks.build.resolve import Pins, brings_own, pinned
+from skillrl.tasks.build.resolve import Pins, pinned
 from skillrl.tasks.build.summary import Summary
 from skillrl.tasks.build.tree import BuildError, Package, find_source_files, find_source_roots, find_test_roots
 from skillrl.tasks.build.wheel import build_wheel, made_by_build
+from skillrl.tasks.copies import copies
 from skillrl.tasks.derive import submission_path
 from skillrl.tasks.hiding import reaching_tests
 from skillrl.tasks.validate import ProvingGround
@@ -52,11 +52,12 @@ class Builder:
         subject = [TaskSetWriter("draft").add_tree(self._package.files), asdict(environment), asdict(wanted)]
         with tempfile.TemporaryDirectory() as folder, contextlib.closing(Ledger(ledger, subject)) as proven:
             progress("finding what it needs", 0)
-            with self._timed("requirements"):
+            with self.summary.timed("requirements"):
                 pins = await self._pins(wanted, proven)
             environment = replace(environment, packages=pins.packages)
+            await self._check_packages(environment)
             progress("running the suite on the correct tree", 0)
-            with self._timed("baseline"), _telling(pins):
+            with self.summary.timed("baseline"), _telling(pins):
                 suite, baseline = await self._baseline(environment, Path(folder), proven)
             task_set, self._tree = suite.task_set, suite.tree
             observer = Observer(self._ground.backend, self._ground.trees, task_set, self._tree, environment)
@@ -66,7 +67,7 @@ class Builder:
             tests_of = functools.partial(self._tests_of, baseline, environment)
             self._planter = Planter(suite, baseline, self._sources(), tests_of, self._seed, jobs=self._jobs)
             progress("recording calls", 0)
-            with self._timed("calls"):
+            with self.summary.timed("calls"):
                 calls = await observer.calls()
             self._composer = Composer(
                 self._package, self._entry, self._seed, environment, self._planter, observer, calls, self.summary,
@@ -77,15 +78,10 @@ class Builder:
         self._writer.write(out, summary=vars(self.summary), built_from=built_from(self._entry, self._seed))
 
     async def _pins(self, wanted: Declared, proven: Ledger) -> Pins:
-        """What the entry names, else what its files declare; installed."""
+        """What the entry names, else what its files declare."""
         pins = Pins(self._entry.packages or (), {})
         if self._entry.packages is None:
             pins = await pinned(wanted, self._package.name, proven)
-        if brings_own(await self._ground.trees.packages_dir(pins.packages), self._package.name):
-            raise BuildError(
-                f"{', '.join(pins.packages)} bring {self._package.name} itself, whose own copy would show what is "
-                "right; name packages that do not need it with --packages"
-            )
         self.summary.requirements = {"packages": pins.packages, "unmet": pins.unmet, "no_use": wanted.no_use}
         return pins
 
@@ -123,26 +119,16 @@ class Builder:
         draft.write(folder)
         return Suite(self._ground.runner, read_task_set(folder), tree, environment, proven, self._package.name)
 
-    @contextlib.contextmanager
-    def _timed(self, step: str):
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.summary.times_s[step] = round(self.summary.times_s.get(step, 0.0) + time.monotonic() - started, 1)
-
     async def _fill(self, progress: Callable[[str, int], None]) -> None:
         made = 0
         progress("planting bugs", made)
         bugs = self._planter.bugs()
         while made < self._entry.instances:
-            with self._timed("bugs"):
+            with self.summary.timed("bugs"):
                 bug = await anext(bugs, None)
             if bug is None:
                 break
-            with self._timed("tasks"):
-                reason = await self._add(bug)
-            if reason:
+            if reason := await self._add(bug):
                 self.summary.leave_out("instance", reason)
                 continue
             self.summary.operators[bug.operator] += 1
@@ -160,7 +146,8 @@ class Builder:
         composed = await self._composer.compose(bug)
         before = len(self._writer.instances), len(self._writer.public)
         try:
-            self._composer.derive(self._writer, composed)
+            with self.summary.timed("records"):
+                self._composer.derive(self._writer, composed)
         except ValueError as e:
             del self._writer.instances[before[0] :], self._writer.public[before[1] :], self._writer.tasks[before[1] :]
             return "a text quotes the gold change" if "quotes" in str(e) else str(e)
@@ -188,15 +175,22 @@ class Builder:
             licence=self._package.licence,
         )
 
+    async def _check_packages(self, environment: Environment) -> None:
+        """Raises BuildError when what the tests need brings the package itself, where the agent could read it."""
+        packages = await self._ground.trees.packages_dir(environment.packages)
+        if found := copies(packages, self._package.files, environment):
+            named = ", ".join(environment.packages) or "the test runner"
+            raise BuildError(
+                f"{self._package.requirement}: beside the agent, in what is installed for its tests ({named}), stand "
+                f"{len(found)} files of its own code, first {found[0]}; take the requirement that brings it out, or "
+                "take another package"
+            )
+
     def _sources(self) -> dict[str, str]:
         paths = find_source_files(self._package.files, self._environment().test_roots)
         paths = [path for path in paths if path not in self._made]
         if not paths:
             raise BuildError(f"{self._package.requirement}: no Python package found in it; take another one")
-        if len(paths) == 1:
-            self.summary.notes.append(
-                "localization: the package is one source file, so the task is to tell it from the other files"
-            )
         return {path: self._package.files[path].decode() for path in paths}
 
     def _note_baseline(self, baseline: Baseline) -> None:

@@ -1,7 +1,6 @@
 """Requirements -> exact versions, through pip. Nothing is installed, and no source distribution is built."""
 
 import asyncio
-import importlib.metadata
 import json
 import tempfile
 from collections.abc import Sequence
@@ -62,12 +61,6 @@ async def pinned(declared: Declared, own: str, proven: Ledger) -> Pins:
     pins = await asyncio.to_thread(resolve, declared, own)
     proven.put("requirements", [pins.packages, pins.unmet])
     return pins
-
-
-def brings_own(installed: Path, own: str) -> bool:
-    """Whether the distribution `own` is among those of a folder."""
-    found = importlib.metadata.distributions(path=[str(installed)])
-    return any(canonicalize_name(distribution.name) == own for distribution in found)
 
 
 def _ask_pip(requirements: Sequence[str]) -> dict[str, str] | str:

@@ -1,7 +1,9 @@
 """What a build made, and what it left out and why."""
 
+import contextlib
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -29,6 +31,15 @@ class Summary:
     # skill or "instance" -> reason -> how many.
     left_out: dict[str, Counter] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Adds the seconds that are spent inside to `times_s`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.times_s[step] = round(self.times_s.get(step, 0.0) + time.monotonic() - started, 3)
 
     def leave_out(self, what: str, reason: str) -> None:
         self.left_out.setdefault(what, Counter())[reason] += 1

@@ -10,12 +10,14 @@ from wheels import write_wheel
 
 from skillrl.tasks.build.ledger import Ledger
 from skillrl.tasks.build.requirements import Declared, declared
-from skillrl.tasks.build.resolve import Pins, brings_own, pinned, resolve
+from skillrl.tasks.build.resolve import Pins, pinned, resolve
 from skillrl.tasks.build.tree import BuildError, Package
 
 
 def package(files, **metadata):
-    return Package("repo", "shop", "0", "", "MIT", {p: t.encode() for p, t in files.items()}, {}, metadata)
+    return Package(
+        "repo", "shop", "0", "", "MIT", {p: t.encode() for p, t in files.items()}, {}, metadata, repository=""
+    )
 
 
 PYPROJECT = """
@@ -179,9 +181,3 @@ def test_what_was_not_met_is_tried_again_unless_the_suite_passed_without_it(whee
     settle(path)
     write_wheel(wheels, "nut", "1.0")
     assert asyncio.run(pins_of(path, "bolt", "nut")).packages == ("bolt==1.0",)
-
-
-def test_the_package_itself_is_seen_among_the_installed(tmp_path):
-    (tmp_path / "Py_Shop-1.0.dist-info").mkdir()
-    (tmp_path / "Py_Shop-1.0.dist-info/METADATA").write_text("Name: Py_Shop\nVersion: 1.0\n")
-    assert brings_own(tmp_path, "py-shop") and not brings_own(tmp_path, "shop")
