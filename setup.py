@@ -32,6 +32,8 @@ setup(
         "grpcio-health-checking>=1.74",
         "ml-collections>=1.0",
         "numpy>=2.0",
+        # Requirements and names of distributions.
+        "packaging>=24.0",
         # The committed stubs are made by grpcio-tools 1.74, which needs this protobuf or the next major version.
         "protobuf>=6.31,<8",
         "pytest>=8.4",

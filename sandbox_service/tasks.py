@@ -273,10 +273,13 @@ class TaskSetWriter:
             "tasks": len(self.public),
             **summary,
         }
-        files["set.json"] = (json.dumps(head, indent=1, sort_keys=True) + "\n").encode()
         _make_folders(path)
         for name, data in files.items():
             (path / name).write_bytes(data)
+        # Last, and whole or not at all: its presence says that the set is there.
+        written = path / "set.json.new"
+        written.write_text(json.dumps(head, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        written.replace(path / "set.json")
         return digest
 
 

@@ -17,11 +17,10 @@ import os
 import py_compile
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
@@ -30,12 +29,15 @@ from packaging.utils import canonicalize_name
 from sandbox_service.backends.base import PACKAGES
 from sandbox_service.backends.rootfs import sandbox_owner
 from sandbox_service.errors import SandboxError, TaskSetError
+from sandbox_service.pip import run_pip
 from sandbox_service.tasks import Overlay, TaskSet, apply_overlay
 
 # One age for every file, so that nothing can be told from times. 2020-01-01; zip archives cannot hold 1970.
 MTIME = 1577836800
 # Marks a folder of packages that no second workspace will ask for.
 FOR_ONE = ".for-one"
+# A large distribution over a slow line, or one that is compiled.
+PIP_TIMEOUT_S = 1800.0
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr"}
 
 
@@ -145,10 +147,12 @@ def make_packages(folder: Path, packages: tuple[str, ...] = ()) -> Path:
     path = folder / packages_key(packages)
     if not path.is_dir():
         local = [p for p in packages if _is_installed(p)]
+        others = [p for p in packages if p not in local]
         folder.mkdir(parents=True, exist_ok=True)
         with _building(path) as building:
-            _pip_install(building, [p for p in packages if p not in local])
-            _copy_distributions(building, ["pytest", *local])
+            _pip_install(building, others)
+            # What a local one needs may be named in another version than the local one.
+            _copy_distributions(building, ["pytest", *local], {canonicalize_name(Requirement(p).name) for p in others})
             _seal(building)
             _compile(building)
     return path
@@ -276,8 +280,15 @@ def _closure(names: Iterable[str]) -> dict[str, importlib.metadata.Distribution]
     return found
 
 
-def _copy_distributions(target: Path, names: Iterable[str]) -> None:
+def runner_pins() -> list[str]:
+    """pytest and what it needs, as NAME==VERSION: every folder of packages holds these versions."""
+    return [f"{name}=={distribution.version}" for name, distribution in _closure(["pytest"]).items()]
+
+
+def _copy_distributions(target: Path, names: Iterable[str], but: Container[str]) -> None:
     for name, distribution in _closure(names).items():
+        if name in but:
+            continue
         for file in distribution.files or ():
             outside = ".." in file.parts or file.is_absolute()
             if outside or file.suffix == ".pyc" or file.name == "direct_url.json":
@@ -292,11 +303,14 @@ def _copy_distributions(target: Path, names: Iterable[str]) -> None:
 def _pip_install(target: Path, packages: list[str]) -> None:
     if not packages:
         return
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", str(target), *packages]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SandboxError(f"pip cannot install {' '.join(packages)}: {last}; install them beside the service instead")
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as runner:
+        # The runner is copied over what pip installs: a package that needs it gets the same version.
+        runner.write("\n".join(runner_pins()))
+        runner.flush()
+        arguments = ["install", "--no-compile", "--target", str(target), "--constraint", runner.name, *packages]
+        why = run_pip(arguments, timeout_s=PIP_TIMEOUT_S)
+    if why:
+        raise SandboxError(f"pip cannot install {' '.join(packages)}: {why}\ninstall them beside the service instead")
 
 
 def _compile(root: Path) -> None:

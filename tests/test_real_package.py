@@ -15,9 +15,9 @@ KINDS = {*SKILLS, "bug_fixing"}
 
 @pytest.fixture(scope="module")
 def package_dir(program, tmp_path_factory):
-    """Two bugs planted in inflection, by the command of the README."""
+    """Two bugs planted in semver, by the command of the README."""
     folder = tmp_path_factory.mktemp("package") / "tasks"
-    done = program.run("skillrl.tasks.build", "--pypi=inflection==0.5.1", f"--out={folder}", "--instances=2")
+    done = program.run("skillrl.tasks.build", "--pypi=semver==3.1.1", f"--out={folder}", "--instances=2")
     if done.code == 2 and "pip cannot fetch" in done.stderr:
         pytest.skip(f"no package index here: {done.stderr.strip().splitlines()[-1][:200]}")
     assert done.code == 0, done.stderr
@@ -25,7 +25,7 @@ def package_dir(program, tmp_path_factory):
     # The summary: tasks of every skill, and what was left out and why.
     (package,) = made["packages"]
     assert package["instances"] == 2 and made["tasks"] == dict.fromkeys(KINDS, 2) | {"review": 4}
-    assert package["package"]["name"] == "inflection" and package["baseline"]["tests"] > 400
+    assert package["package"]["name"] == "semver" and package["baseline"]["tests"] > 400
     assert {"left_out", "mutations", "notes"} <= package.keys()
     return folder
 

@@ -36,21 +36,41 @@ ALIASES = {
     "tiangolo/fastapi": "fastapi/fastapi",
     "facebook/tornado": "tornadoweb/tornado",
     # Packages of PyPI whose sources these are.
+    "pypi/ansible": "ansible/ansible",
+    "pypi/ansible-core": "ansible/ansible",
+    "pypi/apache-airflow": "apache/airflow",
+    "pypi/astroid": "pylint-dev/astroid",
     "pypi/astropy": "astropy/astropy",
+    "pypi/awscli": "aws/aws-cli",
+    "pypi/bentoml": "bentoml/bentoml",
     "pypi/celery": "celery/celery",
+    "pypi/conan": "conan-io/conan",
     "pypi/django": "django/django",
     "pypi/fastapi": "fastapi/fastapi",
     "pypi/flask": "pallets/flask",
+    "pypi/haystack-ai": "deepset-ai/haystack",
+    "pypi/llama-index": "jerryjliu/llama_index",
+    "pypi/llama-index-core": "jerryjliu/llama_index",
+    "pypi/marshmallow": "marshmallow-code/marshmallow",
     "pypi/matplotlib": "matplotlib/matplotlib",
+    "pypi/mne": "mne-tools/mne-python",
+    "pypi/pvlib": "pvlib/pvlib-python",
+    "pypi/pydicom": "pydicom/pydicom",
     "pypi/pylint": "pylint-dev/pylint",
     "pypi/pytest": "pytest-dev/pytest",
+    "pypi/pyvista": "pyvista/pyvista",
+    "pypi/qutebrowser": "qutebrowser/qutebrowser",
     "pypi/requests": "psf/requests",
+    "pypi/ruff": "astral-sh/ruff",
+    "pypi/salt": "saltstack/salt",
     "pypi/scikit-learn": "scikit-learn/scikit-learn",
     "pypi/scrapy": "scrapy/scrapy",
     "pypi/seaborn": "mwaskom/seaborn",
     "pypi/sphinx": "sphinx-doc/sphinx",
+    "pypi/sqlfluff": "sqlfluff/sqlfluff",
     "pypi/sympy": "sympy/sympy",
     "pypi/tornado": "tornadoweb/tornado",
+    "pypi/transformers": "huggingface/transformers",
     "pypi/xarray": "pydata/xarray",
 }
 
@@ -98,15 +118,19 @@ BLOCKLIST: Mapping[str, str] = {
 
 
 def repository_key(name: str) -> str:
-    """One spelling for a repository, its forks and its mirrors: `github:owner/name` or `pypi:name`, lower case."""
+    """One spelling for a repository, its forks and its mirrors: `github:owner/name`, lower case.
+
+    `pypi:name`, or `repo:name` of a project that is only on this machine, where nobody knows a repository by that name.
+    """
     name = name.strip().lower().removesuffix(".git").removesuffix("/")
     name = re.sub(r"^(https?://|git@|ssh://git@)?(www\.)?github\.com[/:]", "", name).removeprefix("github:")
     if name.startswith("swesmith/"):
         name = re.sub(r"\.[0-9a-f]{8}$", "", name.removeprefix("swesmith/")).replace("__", "/", 1)
-    if name.startswith("pypi:"):
-        bare = re.sub(r"[-_.]+", "-", name.removeprefix("pypi:"))
+    if name.startswith(("pypi:", "repo:")):
+        where, _, project = name.partition(":")
+        bare = re.sub(r"[-_.]+", "-", project)
         name = ALIASES.get(f"pypi/{bare}", "")
-        return f"github:{name}" if name else f"pypi:{bare}"
+        return f"github:{name}" if name else f"{where}:{bare}"
     return f"github:{ALIASES.get(name, name)}"
 
 

@@ -19,6 +19,8 @@ from skillrl.types import COMPOSITE_KINDS, SKILLS
 
 CANDIDATE_PATH = "candidate.diff"
 
+MAX_TRUTH_FILES = 5
+
 # Lines that say nothing about a fix, whoever writes them.
 _BARE_LINES = {"return None", "return True", "return False", "continue"}
 
@@ -105,6 +107,20 @@ def derive(
     for public, hidden in sorted(made, key=lambda pair: pair[0]["task_id"]):
         writer.public.append(public)
         writer.tasks.append(hidden)
+
+
+def why_not_localization(truth: Collection[str], choices: Collection[str] | None) -> str:
+    """Why an instance gives no localization task; empty when it does.
+
+    `truth` are the source files that its gold change touches, `choices` the source files of its repository where these
+    are known: with no other one of the kind there is nothing to find.
+    """
+    if not 1 <= len(truth) <= MAX_TRUTH_FILES:
+        return f"no or more than {MAX_TRUTH_FILES} source files"
+    kinds = {p.rpartition(".")[2] for p in truth}
+    others = [p for p in choices or () if p.rpartition(".")[2] in kinds and p not in truth]
+    alone = choices is not None and all(p.endswith("__init__.py") for p in others)
+    return "its repository has no other source file" if alone else ""
 
 
 def _unit_tests(instance, files, texts, environment, target_tests):

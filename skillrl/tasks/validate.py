@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,9 +36,18 @@ from sandbox_service.graders import grade
 from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
 from sandbox_service.graders.state import state_after
 from sandbox_service.runner import Runner
-from sandbox_service.tasks import HiddenTask, TaskSet, Validation, read_task_set, write_validations
+from sandbox_service.tasks import (
+    Environment,
+    HiddenTask,
+    Instance,
+    TaskSet,
+    Validation,
+    read_task_set,
+    write_validations,
+)
 from sandbox_service.workspaces import Trees
 from skillrl.tasks.cheats import cheats
+from skillrl.tasks.copies import copies
 from skillrl.tasks.source import TaskSetError, read_tasks
 from skillrl.tasks.submissions import Handed, gold, leaks, null, trivial
 from skillrl.types import Task
@@ -143,6 +152,7 @@ class Validator:
         self._set, self._ground, self._repeats, self._attacks = task_set, ground, repeats, attacks
         # Per skill, how many attacks earlier tasks took.
         self._taken: Counter[str] = Counter()
+        self._copied: dict[tuple[str, str], list[str]] = {}
         self.report = Report()
 
     async def check(self, public: Task) -> None:
@@ -181,6 +191,8 @@ class Validator:
         environment = self._set.environment_of(instance)
         files = dict(await self._ground.runner.tree_files(self._set, instance.tree))
         seen.leaks = leaks(public, task, instance, files)
+        if not environment.image:
+            seen.leaks += await self._copies(instance, environment, files)
         for where in seen.leaks:
             self.report.fail(task.task_id, f"leak: {where}")
         # Awaited before it is added: another task adds to the same count meanwhile.
@@ -203,6 +215,15 @@ class Validator:
                 seen.trivial[f"attack: {attack}"] = reward
             if reward != worst:
                 self.report.fail(task.task_id, f"attack: {attack} got {reward} {detail}".strip())
+
+    async def _copies(self, instance: Instance, environment: Environment, files: Mapping[str, bytes]) -> list[str]:
+        """The tree's own code beside the agent; looked for once for each tree."""
+        key = instance.tree, environment.environment_id
+        if key not in self._copied:
+            packages = await self._ground.trees.packages_dir(environment.packages)
+            found = copies(packages, files, environment)
+            self._copied[key] = [f"packages hold the repository's own {name}" for name in found[:1]]
+        return self._copied[key]
 
     def _next_attacks(self, task: HiddenTask, attacks: list[tuple[str, Handed]]) -> list[tuple[str, Handed]]:
         """Those whose turn it is."""

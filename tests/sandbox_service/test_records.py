@@ -17,6 +17,7 @@ from sandbox_service.tasks import (
     Environment,
     HiddenTask,
     Instance,
+    TaskSetWriter,
     Validation,
     read_task_set,
     read_validations,
@@ -123,6 +124,16 @@ def test_validations_stand_beside_the_digest(tmp_path):
 def test_the_hidden_half_is_for_its_owner_alone(tmp_path):
     foreign.write_foreign(tmp_path / "set")
     assert (tmp_path / "set/hidden").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_head_of_a_set_is_replaced_as_a_whole(tmp_path):
+    TaskSetWriter("first").write(tmp_path)
+    with (tmp_path / "set.json").open() as before:
+        TaskSetWriter("second").write(tmp_path)
+        # A stop between the two leaves this one.
+        assert json.load(before)["name"] == "first"
+    assert json.loads((tmp_path / "set.json").read_text())["name"] == "second"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hidden", "set.json", "tasks.jsonl"]
 
 
 def test_a_task_names_what_it_lacks(tmp_path):

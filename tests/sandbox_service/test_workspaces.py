@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wheels import write_wheel
 
 from sandbox_service import workspaces
 from sandbox_service.backends.rootfs import sandbox_owner
@@ -175,6 +176,22 @@ def test_packages_are_pytest_and_what_it_needs(tmp_path):
     assert not {"numpy", "sandbox_service", "grpc"} & set(os.listdir(path))
     assert list((path / "_pytest/__pycache__").glob("*.pyc"))
     assert asyncio.run(trees.packages_dir(())) == path
+
+
+def test_versions_that_are_named_are_the_ones_that_stand_there(tmp_path, monkeypatch):
+    """rich is copied and needs markdown-it-py, of which another version is named; a wheel needs one of the runner's."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    here = importlib.metadata.version("packaging")
+    write_wheel(tmp_path, "markdown_it_py", "999.0", markdown_it="X = 1\n")
+    write_wheel(tmp_path, "nut", "1.0", ("packaging",))
+    write_wheel(tmp_path, "packaging", "999.0")
+    write_wheel(tmp_path, "packaging", here)
+    named = (f"rich=={importlib.metadata.version('rich')}", "markdown-it-py==999.0", "nut==1.0")
+    path = asyncio.run(Trees(tmp_path / "cache").packages_dir(named))
+    assert (path / "markdown_it.py").exists() and not (path / "markdown_it").exists() and (path / "rich").exists()
+    found = {path.name for path in path.glob("*.dist-info") if path.name.startswith(("packaging", "markdown_it"))}
+    assert found == {"markdown_it_py-999.0.dist-info", f"packaging-{here}.dist-info"}
 
 
 def test_a_version_that_is_here_is_copied_and_one_that_is_nowhere_is_an_error(tmp_path, monkeypatch):

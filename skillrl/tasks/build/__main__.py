@@ -1,8 +1,10 @@
-"""A task set from real packages: python -m skillrl.tasks.build --pypi=inflection==0.5.1 --out=DIR
+"""A task set from real packages: python -m skillrl.tasks.build --pypi=semver==3.1.1 [--out=DIR]
 
     --pypi=NAME==VERSION   a source distribution, fetched by name, version and sha256
     --repo=PATH            a repository on this machine
     --manifest=FILE        several of both, as in configs/tasks/pypi.json
+
+The set goes to DIR, or to a folder below tasks/ with the name of what it is made of, such as tasks/pypi.
 
 Bugs are planted and proven with the package's own tests in the sandbox. A build that is stopped goes on with the same
 command. Prints what was made and what was left out and why; the last line is one JSON object.
@@ -20,11 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sandbox_service.errors import SandboxError
-from skillrl.tasks.build.assemble import build_set, parts_of
+from skillrl.tasks.build.assemble import build_set, head_of, parts_of
 from skillrl.tasks.build.manifest import Entry, Manifest, known, read_manifest
 from skillrl.tasks.build.summary import show, totals
 from skillrl.tasks.build.tree import BuildError
 from skillrl.tasks.source import SPLITS
+
+DEFAULT_FOLDER = Path("tasks")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -33,21 +37,31 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--pypi", metavar="NAME==VERSION", help="a package")
     what.add_argument("--repo", metavar="PATH", help="the root of a repository")
     what.add_argument("--manifest", type=Path, metavar="FILE", help="several, with the options below for each")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the new task set")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the new task set; else below tasks/")
     parser.add_argument("--instances", type=int, default=Entry.instances, help="bugs to keep; each gives up to 7 tasks")
     parser.add_argument("--sha256", default="", help="of the source distribution; known for the shipped manifest's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=SPLITS, default="train", help="of all tasks: a package is never in two")
     parser.add_argument("--level", type=int, default=Entry.level, help="difficulty to note on the tasks")
-    parser.add_argument("--packages", default="", metavar="A==1,B==2", help="distributions that its tests need")
+    parser.add_argument(
+        "--packages", metavar="A==1,B==2", help="all that it and its tests need, in place of what its files declare"
+    )
     parser.add_argument("--allow_licence", default="", metavar="NAME", help="take this licence although it is unknown")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sandboxes at the same time")
     options = parser.parse_args(argv)
     if min(options.instances, options.jobs) < 1:
         parser.error("--instances and --jobs must be at least 1")
+    options.out = options.out or DEFAULT_FOLDER / _name(options)
     if (options.out / "set.json").exists():
         parser.error(f"{options.out} already holds a task set; choose another folder or remove it")
     return options
+
+
+def _name(options: argparse.Namespace) -> str:
+    """`pypi` of configs/tasks/pypi.json, `semver==3.1.1`, or a repository's folder."""
+    if options.manifest:
+        return options.manifest.stem
+    return options.pypi.strip() if options.pypi else Path(options.repo).resolve().name
 
 
 def manifest_of(options: argparse.Namespace) -> Manifest:
@@ -55,13 +69,16 @@ def manifest_of(options: argparse.Namespace) -> Manifest:
     if options.manifest:
         return read_manifest(options.manifest)
     shipped = known(options.pypi) if options.pypi else None
+    packages = shipped.packages if shipped else None
+    if options.packages is not None:
+        packages = tuple(filter(None, options.packages.split(",")))
     entry = Entry(
         requirement=options.pypi or "",
         repo=options.repo or "",
         sha256=options.sha256 or (shipped.sha256 if shipped else ""),
         split=options.split,
         instances=options.instances,
-        packages=tuple(filter(None, options.packages.split(","))) or (shipped.packages if shipped else ()),
+        packages=packages,
         allow_licence=options.allow_licence,
         level=options.level,
     )
@@ -84,6 +101,7 @@ async def build(options: argparse.Namespace, bar: Progress) -> tuple[str, list[d
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     started = time.monotonic()
+    print(f"the set goes to {options.out}; until it is whole, its parts to {parts_of(options.out)}", file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     screen = Console(stderr=True)
     try:
@@ -99,12 +117,16 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    refused = head_of(options.out)["summary"]["refused"]
     show(packages, Console(width=None if sys.stdout.isatty() else 160))
+    for reason in refused.values():
+        print(f"left out: {reason}")
     for package in packages:
         if not (options.sha256 or options.repo):
             print(f"{package['package']['name']}: --sha256={package['package']['sha256']}")
     found = {"out": str(options.out), "digest": digest, "wall_s": round(time.monotonic() - started, 1)}
-    print(json.dumps({**found, "tasks": totals(packages), "packages": packages}))
+    print(f"The set is in {options.out}. To prove it: python -m skillrl.tasks.validate {options.out}")
+    print(json.dumps({**found, "tasks": totals(packages), "packages": packages, "refused": refused}))
     return 0
 
 

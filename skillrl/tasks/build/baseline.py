@@ -14,6 +14,7 @@ from sandbox_service.graders.bench import ASSERTIONS
 from sandbox_service.graders.paths import is_source
 from sandbox_service.runner import BAD_STATUSES, Runner, TestRun
 from sandbox_service.tasks import Environment, Overlay, TaskSet
+from skillrl.tasks.build.diagnose import causes, fault
 from skillrl.tasks.build.ledger import Ledger
 from skillrl.tasks.build.tree import BuildError
 
@@ -49,8 +50,11 @@ class Verdict:
 class Suite:
     """One repository's tests, run on its correct tree and on changes of it. What the ledger knows is not run again."""
 
-    def __init__(self, runner: Runner, task_set: TaskSet, tree: str, environment: Environment, ledger: Ledger):
-        self._runner, self._task_set, self._tree, self._ledger = runner, task_set, tree, ledger
+    def __init__(
+        self, runner: Runner, task_set: TaskSet, tree: str, environment: Environment, ledger: Ledger, package: str
+    ):
+        self._runner, self.task_set, self.tree, self._ledger = runner, task_set, tree, ledger
+        self._package = package
         self.environment = environment
         self._lock: dict[str, asyncio.Lock] = {}
         # Of runs that were really made.
@@ -63,8 +67,8 @@ class Suite:
         files = {path: None if text is None else text.encode() for path, text in (overlay or {}).items()}
         started = time.monotonic()
         done = await self._runner.run_tests(
-            self._task_set,
-            self._tree,
+            self.task_set,
+            self.tree,
             (),
             self.environment,
             test_paths=paths or self.environment.test_roots,
@@ -111,14 +115,15 @@ class Suite:
         for run in runs:
             if not run.reported:
                 end = "timed out" if run.ended is Ended.TIMEOUT else f"ended without a report ({run.ended.value})"
-                raise BuildError(f"the suite {end}; its last output:\n{run.log[-1500:]}")
+                raise await self._fault(f"the suite {end}", run.log)
         stable, dropped = compare_runs([run.results for run in runs])
         if not stable:
-            raise BuildError(
-                f"no test of {', '.join(self.environment.test_roots)} passes; a missing requirement? Name it with "
-                f"--packages=NAME==VERSION. Last output:\n{runs[0].log[-1500:]}"
-            )
+            raise await self._fault(f"no test of {', '.join(self.environment.test_roots)} passes", runs[0].log)
         return Baseline(stable, dropped, broken_files([run.results for run in runs]), max(run.wall_s for run in runs))
+
+    async def _fault(self, told: str, log: str) -> BuildError:
+        files = await self._runner.tree_files(self.task_set, self.tree)
+        return fault(told, log, causes(log, files, self._package))
 
 
 def compare_runs(runs: list[Mapping[str, str]]) -> tuple[frozenset[str], dict[str, int]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sandbox_service.tasks import pack_tree
 from skillrl.tasks.build.licences import check_licence, from_statements, from_text
+from skillrl.tasks.build.origins import hosted, key_of_clone, urls_of
 from skillrl.tasks.build.tree import MAX_FILE_BYTES, MAX_TREE_BYTES, BuildError, Package, normalised, strip_reason
 
 _LICENCE_FILES = ("LICENSE", "LICENCE", "COPYING", "UNLICENSE")
@@ -37,7 +38,9 @@ def read_checkout(path: Path, *, allow_licence: str = "") -> Package:
     name = normalised(str(project.get("name") or path.resolve().name))
     licence = _licence(project, files)
     check_licence(licence, name, allow_licence)
-    return Package("repo", name, version, hashlib.sha256(pack_tree(files)).hexdigest(), licence, files, stripped)
+    digest, remotes = hashlib.sha256(pack_tree(files)).hexdigest(), _remotes(path)
+    key, named = key_of_clone(remotes, name), hosted([*remotes, *urls_of(project)])
+    return Package("repo", name, version, digest, licence, files, stripped, repository=key, named=named)
 
 
 def _committed(path: Path) -> tuple[str, list[str]]:
@@ -49,15 +52,28 @@ def _committed(path: Path) -> tuple[str, list[str]]:
     return commit, sorted(filter(None, _git(path, "ls-files", "-z").split("\0")))
 
 
-def _git(path: Path, *arguments: str) -> str:
+def _remotes(path: Path) -> list[str]:
+    """The addresses that a clone comes from, that of `origin` first."""
+    if not (path / ".git").exists():
+        return []
+    rows = [line.split()[:2] for line in _git(path, "remote", "-v").splitlines()]
+    return [address for _, address in sorted(rows, key=lambda row: row[0] != "origin")]
+
+
+def _git(path: Path, *arguments: str, timeout_s: float = 300.0) -> str:
     # The clone's owner may be another user; nothing of it is run.
     settings = ("-c", f"safe.directory={path.resolve()}", "-c", "core.fsmonitor=false")
     try:
         done = subprocess.run(
-            ["git", *settings, "-C", str(path), *arguments], capture_output=True, text=True, timeout=300
+            ["git", *settings, "-C", str(path), *arguments], capture_output=True, text=True, timeout=timeout_s
         )
     except FileNotFoundError:
         raise BuildError("git is not installed; install it, or give a folder without .git") from None
+    except subprocess.TimeoutExpired:
+        raise BuildError(
+            f"{path}: git {arguments[0]} did not end within {timeout_s:.0f} s; run it there by hand, or give a copy "
+            "without .git"
+        ) from None
     if done.returncode:
         raise BuildError(f"{path} is no usable git clone: {done.stderr.strip()[-300:]}")
     return done.stdout

@@ -15,7 +15,7 @@ from skillrl.tasks.build.observe import MAX_CALLS, Observer
 from skillrl.tasks.build.plant import MIN_MUTANTS, Bug, Mutation, Planter, buggy_lines, distance, together
 from skillrl.tasks.build.summary import Summary
 from skillrl.tasks.build.tree import Package
-from skillrl.tasks.derive import Texts, derive
+from skillrl.tasks.derive import Texts, derive, why_not_localization
 from skillrl.tasks.submissions import gold
 from skillrl.tasks.validate import grade_submission
 from skillrl.types import COMPOSITE_KINDS, SKILLS
@@ -83,6 +83,8 @@ class Composer:
     async def compose(self, bug: Bug) -> Composed:
         package = self.package
         seed = random.Random(f"{self.seed}|{bug.key}").randrange(1 << 30)
+        with self.summary.timed("wrong candidates"):
+            candidates = await self._candidates(bug, seed)
         instance = Instance(
             instance_id=f"{package.origin}__{package.name}-{package.version}.{bug.operator}.{bug.key}",
             environment_id=self.environment.environment_id,
@@ -92,11 +94,14 @@ class Composer:
             pass_to_pass=tuple(sorted(bug.passing)),
             target_path=bug.mutations[0].path,
             target_symbol=bug.mutations[0].site.symbol,
-            candidates=await self._candidates(bug, seed),
+            candidates=candidates,
         )
         told = "\n".join(map(self._instruction, bug.mutations))
-        texts = Texts(await self._issue(bug, seed), told, contract="")
+        with self.summary.timed("texts"):
+            texts = Texts(await self._issue(bug, seed), told, contract="")
         skills = {*SKILLS, *COMPOSITE_KINDS} - {"unit_tests"}
+        if self._why_not_localization(instance):
+            skills.discard("localization")
         if not instance.candidates:
             skills.discard("review")
         composed = Composed(instance, texts, frozenset(), frozenset(skills))
@@ -112,7 +117,7 @@ class Composer:
             self.package.files,
             composed.texts,
             environment=self.environment,
-            repository=f"{self.package.origin}:{self.package.name}",
+            repository=self.package.repository,
             family=self.package.name,
             split=self.entry.split,
             level=self.entry.level,
@@ -126,6 +131,7 @@ class Composer:
             self._used_targets.add((composed.instance.target_path, composed.instance.target_symbol))
             self.summary.mutants += len(composed.instance.mutants)
         reasons = {
+            "localization": self._why_not_localization(composed.instance),
             "review": "no proven wrong candidate",
             "unit_tests": "no unused function whose gold tests score",
             "reproduction": "gold tests do not score",
@@ -134,6 +140,10 @@ class Composer:
             if skill not in composed.skills:
                 self.summary.leave_out(skill, reason)
 
+    def _why_not_localization(self, instance: Instance) -> str:
+        # Where no bug can be planted there is nothing to suspect: a version file, a list of imports.
+        return why_not_localization(instance.bug, self.planter.mutable)
+
     async def _proves(self, composed: Composed, skill: str) -> bool:
         """Whether the skill's gold submission scores; where a text quotes the gold change, that is told later."""
         writer = TaskSetWriter("draft")
@@ -141,7 +151,8 @@ class Composer:
             self.derive(writer, composed, {skill})
         except ValueError:
             return True
-        return await self.desk.gold_is_best(writer)
+        with self.summary.timed("gold submissions"):
+            return await self.desk.gold_is_best(writer)
 
     async def _with_target(self, composed: Composed, bug: Bug) -> Composed:
         """Adds a function to write tests for: the bug's own if no instance has it yet, and its gold tests score."""
@@ -149,7 +160,8 @@ class Composer:
         for function in [bug.mutations[0].function, *self.planter.functions()]:
             if function in self._used_targets or tried == MAX_TARGETS_TRIED:
                 continue
-            killed = await self.planter.killed(function, besides=bug)
+            with self.summary.timed("mutants"):
+                killed = await self.planter.killed(function, besides=bug)
             if len(killed) < MIN_MUTANTS:
                 continue
             tried += 1
@@ -160,9 +172,11 @@ class Composer:
                 target_symbol=symbol,
                 mutants=tuple(m.overlay for m, _ in killed),
             )
+            with self.summary.timed("texts"):
+                texts = replace(composed.texts, contract=await self._contract(path, symbol))
             with_target = Composed(
                 instance,
-                replace(composed.texts, contract=await self._contract(path, symbol)),
+                texts,
                 frozenset().union(*(tests for _, tests in killed)),
                 composed.skills | {"unit_tests"},
             )

@@ -3,14 +3,15 @@
 import hashlib
 import io
 import re
-import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from sandbox_service.pip import run_pip
 from skillrl.tasks.build.licences import check_licence, licence_of
+from skillrl.tasks.build.origins import addresses_in, hosted
 from skillrl.tasks.build.tree import MAX_FILE_BYTES, MAX_TREE_BYTES, BuildError, Package, normalised, strip_reason
+from skillrl.tasks.contamination import repository_key
 
 
 def parse_requirement(text: str) -> tuple[str, str]:
@@ -29,13 +30,13 @@ def download(requirement: str, sha256: str | None) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder, "requirements.txt")
         wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n" if sha256 else f"{requirement}\n")
-        argv = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
-        argv += ["--no-binary", ":all:", "--dest", folder, "--requirement", str(wanted)]
-        argv += ["--require-hashes"] if sha256 else []
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
-        if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit status {done.returncode}"
-            raise BuildError(f"pip cannot fetch the source distribution of {requirement}: {reason}")
+        arguments = ["download", "--no-deps", "--no-binary", ":all:", "--dest", folder, "--requirement", str(wanted)]
+        arguments += ["--require-hashes"] if sha256 else []
+        if why := run_pip(arguments, timeout_s=600.0):
+            raise BuildError(
+                f"pip cannot fetch the source distribution of {requirement}: {why}\n"
+                "repair what it names, or take another package or version"
+            )
         archives = [p for p in Path(folder).iterdir() if p != wanted]
         if len(archives) != 1 or not archives[0].name.endswith(".tar.gz"):
             names = ", ".join(p.name for p in archives) or "nothing"
@@ -56,18 +57,20 @@ def unpack(name: str, version: str, data: bytes, sha256: str | None = None, *, a
     if sha256 and digest != sha256:
         raise BuildError(f"{name}=={version}: sha256 is {digest}, expected {sha256}; the archive is not the one named")
     stripped: dict[str, int] = {}
-    files, metadata = {}, ""
+    files, metadata = {}, {}
     for path, content in _members(data, stripped):
-        if path == "PKG-INFO":
-            metadata = content.decode("utf-8", "replace")
+        if path == "PKG-INFO" or path.endswith(".egg-info/requires.txt"):
+            metadata[path.rpartition("/")[2]] = content.decode("utf-8", "replace")
         reason = strip_reason(path)
         if reason:
             stripped[reason] = stripped.get(reason, 0) + 1
         else:
             files[path] = content
-    licence = licence_of(metadata)
+    licence = licence_of(metadata.get("PKG-INFO", ""))
     check_licence(licence, f"{name}=={version}", allow_licence)
-    return Package("pypi", name, version, digest, licence, files, stripped)
+    key = repository_key(f"pypi:{name}")
+    named = hosted(addresses_in(metadata.get("PKG-INFO", "")))
+    return Package("pypi", name, version, digest, licence, files, stripped, metadata, repository=key, named=named)
 
 
 def _members(data: bytes, stripped: dict[str, int]):

@@ -12,14 +12,18 @@ class Ledger:
 
     def __init__(self, path: Path, subject: object):
         self._known: dict[str, object] = {}
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        written = path.read_bytes() if path.exists() else b""
+        lines = written.split(b"\n")[:-1]
         rows = [row for line in lines if (row := _row(line)) is not None]
-        if rows[:1] == [["subject", _plain(subject)]]:
+        same = rows[:1] == [["subject", _plain(subject)]]
+        if same:
             self._known = dict(rows[1:])
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("wb", buffering=0)
-        for row in [["subject", subject], *self._known.items()]:
-            self._write(row)
+        self._file = path.open("ab", buffering=0)
+        # What is proven stays as it stands: a build may be killed at any moment.
+        self._file.truncate(written.rfind(b"\n") + 1 if same else 0)
+        if not same:
+            self._write(["subject", subject])
 
     def get(self, key: str) -> object | None:
         return self._known.get(key)
@@ -32,7 +36,10 @@ class Ledger:
         self._file.close()
 
     def _write(self, row) -> None:
-        self._file.write(json.dumps(row).encode() + b"\n")
+        line = json.dumps(row).encode() + b"\n"
+        # A disk that is nearly full takes the first bytes, and is an error at the next ones.
+        while line:
+            line = line[self._file.write(line) :]
 
 
 def _row(line: bytes) -> list | None:

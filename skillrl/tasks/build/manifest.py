@@ -8,6 +8,7 @@ from sandbox_service.errors import TaskSetError
 from sandbox_service.records import decode
 from skillrl.tasks.build.checkout import read_checkout
 from skillrl.tasks.build.fetch import fetch, parse_requirement
+from skillrl.tasks.build.origins import check_not_evaluated
 from skillrl.tasks.build.tree import BuildError, Package
 from skillrl.tasks.source import SPLITS
 
@@ -28,8 +29,8 @@ class Entry:
     split: str = "train"
     # Bugs to keep; each gives up to seven tasks.
     instances: int = 8
-    # Distributions that its tests need beside pytest, as NAME==VERSION.
-    packages: tuple[str, ...] = ()
+    # All distributions that it and its tests need beside pytest, as NAME==VERSION. None: what its files declare.
+    packages: tuple[str, ...] | None = None
     # A licence to take although it is not known to be permissive.
     allow_licence: str = ""
     # Difficulty to note on the tasks.
@@ -48,10 +49,18 @@ class Entry:
         return self.requirement or Path(self.repo).resolve().name
 
     def read(self) -> Package:
-        """Fetches the package, or reads the repository. Raises BuildError."""
-        if self.repo:
-            return read_checkout(Path(self.repo), allow_licence=self.allow_licence)
-        return fetch(self.requirement, self.sha256 or None, allow_licence=self.allow_licence)
+        """Fetches the package, or reads the repository. Raises BuildError; Evaluated when it must not be trained on."""
+        if self.requirement:
+            self._check_not_evaluated(f"pypi:{parse_requirement(self.requirement)[0]}")
+            package = fetch(self.requirement, self.sha256 or None, allow_licence=self.allow_licence)
+        else:
+            package = read_checkout(Path(self.repo), allow_licence=self.allow_licence)
+        self._check_not_evaluated(package.repository, f"repo:{package.name}", *package.named)
+        return package
+
+    def _check_not_evaluated(self, *names: str) -> None:
+        if self.split == "train":
+            check_not_evaluated(self.label, names)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Plants bugs in a package and proves each with the package's own suite."""
 
 import asyncio
+import functools
 import hashlib
 import random
 from collections import Counter
@@ -157,6 +158,11 @@ class Planter:
             if len(found) >= MAX_MUTANTS:
                 break
         return found[:MAX_MUTANTS]
+
+    @functools.cached_property
+    def mutable(self) -> frozenset[str]:
+        """The source files that a bug can be planted in."""
+        return frozenset(path for path, text in self.sources.items() if sites(text))
 
     def functions(self) -> list[tuple[str, str]]:
         """Functions that hold enough sites for a unit_tests task, those with most sites first."""

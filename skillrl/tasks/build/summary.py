@@ -1,7 +1,9 @@
 """What a build made, and what it left out and why."""
 
+import contextlib
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -14,6 +16,8 @@ class Summary:
 
     package: Mapping[str, str]
     stripped: Mapping[str, int]
+    # What was installed, what could not be and why, and which tools were left out.
+    requirements: Mapping[str, object] = field(default_factory=dict)
     baseline: Mapping[str, object] = field(default_factory=dict)
     # Why a mutation was kept or not -> how many.
     mutations: Mapping[str, int] = field(default_factory=dict)
@@ -27,6 +31,15 @@ class Summary:
     # skill or "instance" -> reason -> how many.
     left_out: dict[str, Counter] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Adds the seconds that are spent inside to `times_s`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.times_s[step] = round(self.times_s.get(step, 0.0) + time.monotonic() - started, 3)
 
     def leave_out(self, what: str, reason: str) -> None:
         self.left_out.setdefault(what, Counter())[reason] += 1
@@ -64,10 +77,14 @@ def _planted(package: Mapping) -> int:
 
 
 def _show_dropped(package: Mapping, console: Console) -> None:
-    baseline, left_out = package["baseline"], package["left_out"]
+    baseline, left_out, needs = package["baseline"], package["left_out"], package["requirements"]
     title = f"{package['package']['name']}: {baseline['tests']} reliable tests"
     dropped = Table("what", "left out and why", title=title)
     dropped.add_row("files", _reasons(package["stripped"]))
+    if needs["no_use"]:
+        dropped.add_row("requirements", f"of no use to tests: {', '.join(needs['no_use'])}")
+    for requirement, reason in needs["unmet"].items():
+        dropped.add_row("requirements", f"{requirement}: {reason}")
     dropped.add_row("tests", _reasons(baseline["dropped"]))
     dropped.add_row("mutations", _reasons({k: n for k, n in package["mutations"].items() if "kept" not in k}))
     for what, reasons in sorted(left_out.items()):
@@ -75,6 +92,7 @@ def _show_dropped(package: Mapping, console: Console) -> None:
     console.print(dropped)
     seconds = ", ".join(f"{step} {s:.0f} s" for step, s in package["times_s"].items())
     console.print(f"{seconds}; the suite takes {baseline['suite_s']} s", highlight=False)
+    console.print(f"installed: --packages={','.join(needs['packages'])}", highlight=False, soft_wrap=True)
     for note in package["notes"]:
         console.print(f"note: {note}", highlight=False)
 

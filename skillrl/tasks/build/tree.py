@@ -31,6 +31,12 @@ class Package:
     files: Mapping[str, bytes]
     # What was left out -> number of files.
     stripped: Mapping[str, int] = field(default_factory=dict)
+    # Texts of a source distribution's PKG-INFO and requires.txt, where it has them.
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    # A key of contamination.repository_key.
+    repository: str = field(kw_only=True)
+    # `owner/name` of all repositories that its remotes and its metadata name.
+    named: tuple[str, ...] = ()
 
     @property
     def requirement(self) -> str:

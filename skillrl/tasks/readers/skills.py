@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping
 from sandbox_service.graders.paths import is_source
 from sandbox_service.syntax import parse
 from sandbox_service.tasks import Environment, Overlay
-from skillrl.tasks.derive import submission_path
+from skillrl.tasks.derive import submission_path, why_not_localization
 from skillrl.tasks.hiding import reaching_tests, without_tests
 from skillrl.tasks.readers.diffs import changed_lines, is_test_path
 from skillrl.tasks.readers.record import Parts, Record, Trees
 
-MAX_TRUTH_FILES = 5
 REPAIR = "Find the flaw and repair it in the source. The program must still do all else that it does."
 # A shorter line may stand anywhere by chance.
 MIN_LEAK_CHARACTERS = 20
@@ -32,7 +31,8 @@ def skills_of(record: Record, parts: Parts, environment: Environment, trees: Tre
     issue, visible = {"issue": record.issue}, dict(trees.visible) if trees else {}
     found: dict[str, Found | str] = {}
     paths = [d.path for d in parts.source if is_source(d.path, environment)]
-    found["localization"] = _why_not_localization(paths, environment, trees) or (issue, visible, "")
+    choices = [p for p in trees.correct if is_source(p, environment)] if trees else None
+    found["localization"] = why_not_localization(paths, choices) or (issue, visible, "")
     if record.kind == "security":
         found["security"] = ({"instruction": f"{record.issue}\n{REPAIR}"}, visible, "")
     if not record.fail_to_pass:
@@ -46,15 +46,6 @@ def skills_of(record: Record, parts: Parts, environment: Environment, trees: Tre
     found["unit_tests"] = _unit_tests(record, environment, trees) if is_python else "not Python"
     found["review"] = "no wrong candidate that execution has proven"
     return found
-
-
-def _why_not_localization(paths: Collection[str], environment: Environment, trees: Trees | None) -> str:
-    if not 1 <= len(paths) <= MAX_TRUTH_FILES:
-        return f"no or more than {MAX_TRUTH_FILES} source files"
-    suffixes = {p.rpartition(".")[2] for p in paths}
-    choices = [p for p in trees.correct if p.rpartition(".")[2] in suffixes] if trees else []
-    others = [p for p in choices if is_source(p, environment) and p not in paths and not p.endswith("__init__.py")]
-    return "its repository has no other source file" if trees and not others else ""
 
 
 def instruction(record: Record, parts: Parts) -> str:

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from sandbox_service.tasks import TaskSetWriter, apply_overlay
-from skillrl.tasks.derive import changed_lines, derive, submission_path, unified_diff
+from skillrl.tasks.derive import changed_lines, derive, submission_path, unified_diff, why_not_localization
 from skillrl.tasks.source import INPUTS
 from skillrl.tasks.world import generate
 from skillrl.tasks.world.instance import ENVIRONMENT
@@ -97,3 +97,20 @@ def test_a_foreign_tree_and_an_incomplete_pair_are_refused(derived):
     writer = TaskSetWriter("x")
     derive(writer, half, generated.files, generated.texts, **kwargs, skills=("localization", "editing"))
     assert sorted(t.skill for t in writer.tasks) == ["editing", "localization"]
+
+
+@pytest.mark.parametrize(
+    ("truth", "choices", "why"),
+    [
+        ({"a.py"}, {"a.py", "b.py"}, ""),
+        ({"a.py"}, None, ""),
+        ({"a.py"}, {"a.py"}, "its repository has no other source file"),
+        ({"a.py"}, {"a.py", "p/__init__.py", "b.txt"}, "its repository has no other source file"),
+        ({"a.py", "b.py"}, {"a.py", "b.py"}, "its repository has no other source file"),
+        ({"p/__init__.py"}, {"a.py", "p/__init__.py"}, ""),
+        ((), {"a.py"}, "no or more than 5 source files"),
+        ([f"{n}.py" for n in range(6)], None, "no or more than 5 source files"),
+    ],
+)
+def test_localization_needs_something_to_choose_from(truth, choices, why):
+    assert why_not_localization(truth, choices) == why

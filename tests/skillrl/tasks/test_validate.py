@@ -5,7 +5,7 @@ import json
 import pytest
 import shelf
 
-from sandbox_service.tasks import TaskSetWriter, apply_overlay, read_task_set
+from sandbox_service.tasks import HiddenTask, Instance, TaskSetWriter, apply_overlay, read_task_set
 from skillrl.tasks import validate as validation
 from skillrl.tasks.cheats import cheats
 from skillrl.tasks.derive import unified_diff
@@ -209,3 +209,21 @@ def test_an_unsound_set_is_refused_and_the_tasks_named(tmp_path, capsys):
     failed = {t.skill for t in map(read_task_set(tmp_path).task, json.loads(out[-1])["failures"])}
     assert {"editing", "bug_fixing", "unit_tests", "reproduction"} <= failed
     assert all(any(line.startswith(f"{task_id}: ") for line in out) for task_id in json.loads(out[-1])["failures"])
+
+
+def test_a_set_whose_sandbox_holds_the_code_under_test_is_refused(tmp_path, capsys):
+    """A repository with a module that the runner's own packages have too; two tasks, neither of which runs anything."""
+    writer = TaskSetWriter("twice")
+    path, correct = "src/pluggy/__init__.py", "def f():\n    return 1\n"
+    tree = writer.add_tree({path: correct.encode(), "src/pluggy/other.py": b"", "tests/test_f.py": b""})
+    writer.environments["e"] = dataclasses.replace(shelf.ENVIRONMENT, environment_id="e")
+    bug = {path: correct.replace("1", "2")}
+    for name, wrong in (("own", bug), ("world", {"src/pluggy/other.py": "x = 1\n"})):
+        writer.instances.append(Instance(name, "e", tree, wrong, ("tests/test_f.py::test_f",), (), path, "f"))
+        writer.tasks.append(HiddenTask(name, "localization", name, wrong))
+        row = dict(task_id=name, skill="localization", instance_id=name, repository="r", family="f", split="train")
+        writer.public.append(row | {"level": 0, "inputs": {"issue": "it is wrong"}})
+    writer.write(tmp_path)
+    assert validation.main([str(tmp_path), "--repeats=1"]) == 1
+    failures = json.loads(capsys.readouterr().out.splitlines()[-1])["failures"]
+    assert failures == dict.fromkeys(("own", "world"), ["leak: packages hold the repository's own pluggy/__init__.py"])

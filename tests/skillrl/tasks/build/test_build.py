@@ -9,8 +9,8 @@ import pytest
 import shelf
 
 from sandbox_service.tasks import read_task_set
-from skillrl.tasks.build.__main__ import main
-from skillrl.tasks.build.assemble import build_set, parts_of
+from skillrl.tasks.build.__main__ import main, parse
+from skillrl.tasks.build.assemble import build_set, head_of, parts_of
 from skillrl.tasks.build.manifest import Entry, Manifest
 from skillrl.tasks.build.tree import BuildError
 from skillrl.tasks.source import read_tasks
@@ -18,6 +18,8 @@ from skillrl.tasks.validate import validate
 from skillrl.types import SKILLS
 
 LICENCE = {"pyproject.toml": '[project]\nname = "NAME"\nlicense = "MIT"\n'}
+PARTS = {"requirements", "baseline", "calls", "bugs", "mutants", "wrong candidates", "gold submissions", "texts"}
+PARTS |= {"records"}
 
 
 def repository(folder, files):
@@ -43,6 +45,19 @@ def test_bad_arguments_give_one_clear_line(tmp_path, capsys):
     assert "already holds a task set" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "folder"),
+    [
+        (["--manifest=configs/tasks/pypi.json"], "tasks/pypi"),
+        (["--pypi=semver==3.1.1"], "tasks/semver==3.1.1"),
+        (["--repo=/srv/clones/shop/"], "tasks/shop"),
+        (["--repo=/srv/clones/shop/", "--out=runs/a"], "runs/a"),
+    ],
+)
+def test_where_a_set_goes(flags, folder):
+    assert str(parse(flags).out) == folder
+
+
 @pytest.mark.slow
 def test_a_repository_becomes_a_proven_set_and_the_seed_decides_it(tmp_path):
     folder = repository(tmp_path / "shelf", shelf.FILES)
@@ -51,7 +66,8 @@ def test_a_repository_becomes_a_proven_set_and_the_seed_decides_it(tmp_path):
     assert build(manifest, tmp_path / "b")[0] == digest == read_task_set(tmp_path / "a").digest
     assert summary["instances"] == 2 and summary["mutations"]["kept"] == 2 and summary["mutants"] >= 6
     assert {"localization", "editing", "reproduction", "bug_fixing"} <= summary["tasks"].keys()
-    assert summary["suite_runs"] > 9 and set(summary["times_s"]) == {"baseline", "calls", "bugs", "tasks"}
+    assert summary["suite_runs"] > 9 and set(summary["times_s"]) == PARTS
+    assert summary["requirements"] == {"packages": [], "unmet": {}, "no_use": []}
     head = json.loads((tmp_path / "a" / "set.json").read_text())
     assert head["summary"]["packages"][0]["package"]["licence"] == "MIT"
     assert head["tasks"] == len(read_tasks(tmp_path / "a")) == sum(head["summary"]["tasks"].values())
@@ -81,8 +97,39 @@ def test_a_failing_package_stops_nothing_and_the_same_command_goes_on(tmp_path):
     with pytest.raises(BuildError, match="no usable bug among"):
         build(manifest, out, steps)
     assert ("good", "built before") in steps
-    digest, summaries = build(Manifest("both", manifest.packages[:1]), out, steps)
+    evaluated = Entry(repo=str(repository(tmp_path / "flask", shelf.FILES)))
+    digest, summaries = build(Manifest("both", (evaluated, *manifest.packages[:1])), out, steps)
     assert len(summaries) == 1 and read_task_set(out).digest == digest and not parts_of(out).exists()
+    ((label, reason),) = head_of(out)["summary"]["refused"].items()
+    assert label == "flask" and "in the evaluation set SWE-bench" in reason and ("flask", "left out") in steps
+    with pytest.raises(BuildError, match="flask is github:pallets/flask"):
+        build(Manifest("one", (evaluated,)), tmp_path / "none")
+
+
+def test_a_requirement_that_brings_the_package_itself_is_refused(tmp_path):
+    """The runner's own plugin library, under another name."""
+    files = {"pluggy/__init__.py": "def f():\n    return 1\n", "tests/test_f.py": "def test_f():\n    pass\n"}
+    folder = repository(tmp_path / "mine", files)
+    with pytest.raises(BuildError, match=r"mine==0: beside the agent, .* first pluggy/__init__.py; take"):
+        build(Manifest("mine", (Entry(repo=str(folder)),)), tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_package_of_one_file_gives_no_localization(tmp_path, capsys):
+    files = {"till.py": shelf.PRICES, "version.py": "version = '1'\n"}
+    files["tests/test_till.py"] = shelf.FILES["tests/test_prices.py"].replace("shelf.prices", "till")
+    files["tests/conftest.py"] = shelf.FILES["tests/conftest.py"]
+    out = tmp_path / "out"
+    assert main([f"--repo={repository(tmp_path / 'till', files)}", f"--out={out}", "--instances=1"]) == 0
+    printed = capsys.readouterr().out
+    made = json.loads(printed.splitlines()[-1])
+    assert made["tasks"]["editing"] == 1 and "localization" not in made["tasks"]
+    (package,) = made["packages"]
+    assert package["left_out"]["localization"] == {"its repository has no other source file": 1}
+    assert "1 its repository has no other source file" in printed
+    assert f"To prove it: python -m skillrl.tasks.validate {out}\n" in printed
+    # No second is in two parts: they add up to what the package took, and the command took longer.
+    assert package["times_s"].keys() <= PARTS and sum(package["times_s"].values()) < made["wall_s"]
 
 
 def undated(summary):
@@ -121,8 +168,11 @@ FLAKY = "import os\n\n\ndef test_odd():\n    assert all(byte % 2 for byte in os.
     ("tests", "told"),
     [
         ({}, "ships no tests"),
-        ({"tests/test_a.py": "def test_a():\n    assert False\n"}, "no test of tests passes; a missing requirement"),
-        ({"tests/test_a.py": "import nowhere\n"}, "No module named 'nowhere'"),
+        ({"tests/test_a.py": "def test_a():\n    assert False\n"}, "no test of tests passes\n- a missing requirement"),
+        (
+            {"tests/test_a.py": "import nowhere\n"},
+            "nowhere is not installed: name[^$]*No module named",
+        ),
         ({"tests/test_a.py": NETWORK}, "no test of tests passes[^$]*Network is unreachable"),
     ],
 )
@@ -156,8 +206,12 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path, program):
         done = program.run(*command)
         assert done.code == 2 and "No space left on device" in done.stderr and "make room there" in done.stderr
         subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
-        again = program.complete(*command)
-        assert json.loads(again.stdout.splitlines()[-1])["packages"][0]["instances"] == 1
+        again = json.loads(program.complete(*command).stdout.splitlines()[-1])
+        fresh = program.complete(*command[:-2], f"--out={tmp_path / 'fresh'}", "--instances=1")
+        straight = json.loads(fresh.stdout.splitlines()[-1])
+        assert again["digest"] == straight["digest"] and again["packages"][0]["instances"] == 1
+        # At least the three runs on the correct tree.
+        assert again["packages"][0]["suite_runs"] <= straight["packages"][0]["suite_runs"] - 3
     finally:
         subprocess.run(["umount", small], check=True)
 
@@ -173,6 +227,7 @@ def test_a_real_package(tmp_path, capsys):
     made = json.loads(captured.out.splitlines()[-1])
     (package,) = made["packages"]
     assert package["package"]["licence"] == "MIT" and package["baseline"]["tests"] == 455
-    assert made["tasks"] == dict.fromkeys(sorted((*SKILLS, "bug_fixing")), 1) | {"review": 2}
+    # One file, so that there is nothing to localize.
+    assert made["tasks"] == dict.fromkeys(sorted({*SKILLS, "bug_fixing"} - {"localization"}), 1) | {"review": 2}
     report = asyncio.run(validate(tmp_path / "set", repeats=1))
-    assert report.failures == {} and sum(s.tasks for s in report.skills.values()) == 7
+    assert report.failures == {} and sum(s.tasks for s in report.skills.values()) == 6

@@ -41,6 +41,7 @@ def test_unpack_keeps_sources_and_counts_what_it_strips():
             "changelog": b"",
             "history.py": b"",
             "shop.egg-info/SOURCES.txt": b"",
+            "shop.egg-info/requires.txt": b"six\n",
             "shop/__pycache__/a.pyc": b"",
             ".git/HEAD": b"",
             ".coveragerc": b"",
@@ -49,9 +50,10 @@ def test_unpack_keeps_sources_and_counts_what_it_strips():
     )
     sdist = unpack("shop", "1.0", data)
     assert sorted(sdist.files) == ["shop/__init__.py", "tests/test_shop.py"]
+    assert sdist.metadata == {"PKG-INFO": METADATA.decode(), "requires.txt": "six\n"}
     assert sdist.licence == "MIT" and sdist.requirement == "shop==1.0" and len(sdist.sha256) == 64
     assert sdist.stripped == {
-        "package metadata": 2,
+        "package metadata": 3,
         "version control and caches": 3,
         "build results": 1,
         "changelogs": 3,

@@ -3,14 +3,18 @@
 import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from skillrl.tasks.build.checkout import read_checkout
+from skillrl.tasks.build.__main__ import manifest_of, parse
+from skillrl.tasks.build.checkout import _git, read_checkout
 from skillrl.tasks.build.ledger import Ledger
 from skillrl.tasks.build.manifest import SHIPPED, Entry, Manifest, known, read_manifest
 from skillrl.tasks.build.tree import BuildError
 
+ROOT = Path(__file__).parents[4]
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy\nof this software ..."
 FILES = {
     "pyproject.toml": '[project]\nname = "Shop_Tools"\n',
@@ -104,6 +108,11 @@ def test_repositories_that_cannot_be_read(tmp_path, files, told):
         read_checkout(tmp_path)
 
 
+def test_a_git_that_does_not_end_is_told(clone):
+    with pytest.raises(BuildError, match="git status did not end within 0 s; run it there by hand"):
+        _git(clone, "status", timeout_s=1e-6)
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(BuildError, match="give the root of a repository"):
         read_checkout(tmp_path / "none")
@@ -127,6 +136,8 @@ def test_a_manifest_is_read_strictly(tmp_path):
         return read_manifest(file)
 
     assert written() == Manifest("n", (Entry("a==1"),))
+    # Not named, and none.
+    assert written().packages[0].packages is None and written(entry={"packages": []}).packages[0].packages == ()
     for fields, told in [
         ({"entry": {"instance": 3}}, "instance"),
         ({"entry": {"instances": "3"}}, "instances"),
@@ -144,6 +155,22 @@ def test_a_manifest_is_read_strictly(tmp_path):
         read_manifest(file)
     with pytest.raises(BuildError, match="No such file"):
         read_manifest(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("flags", "packages"),
+    [
+        (["--pypi=a==1"], None),
+        (["--pypi=a==1", "--packages="], ()),
+        (["--pypi=a==1", "--packages=b==1,c==2"], ("b==1", "c==2")),
+        (["--pypi=inflection==0.5.1"], ()),
+        (["--pypi=python-slugify==9.2.0"], ("text-unidecode==1.3",)),
+        (["--pypi=python-slugify==9.2.0", "--packages=b==1"], ("b==1",)),
+    ],
+)
+def test_packages_that_are_named_are_all(flags, packages, tmp_path):
+    (entry,) = manifest_of(parse([*flags, f"--out={tmp_path / 'out'}"])).packages
+    assert entry.packages == packages
 
 
 def kept(path, subject):
@@ -166,3 +193,47 @@ def test_what_was_proven_is_there_after_a_stop(tmp_path):
     assert kept(file, {"tree": 1}) == {"a": [1, ["x"]], "b": None}
     assert kept(file, {"tree": 2}) == {"a": None, "b": None}
     assert kept(file, {"tree": 1}) == {"a": None, "b": None}
+
+
+def test_no_stop_at_any_byte_loses_what_was_proven_before(tmp_path):
+    file = tmp_path / "p.jsonl"
+    ledger = Ledger(file, "tree")
+    ledger.put("a", [1, "x"])
+    ledger.put("b", "y")
+    ledger.close()
+    whole = file.read_bytes()
+    subject, first, _ = whole.splitlines(keepends=True)
+    for size in range(len(whole) + 1):
+        file.write_bytes(whole[:size])
+        Ledger(file, "tree").close()
+        complete = whole[:size].rfind(b"\n") + 1
+        assert file.read_bytes() == (whole[:complete] or subject)
+        expected = {"a": [1, "x"] if size >= len(subject + first) else None, "b": "y" if size == len(whole) else None}
+        assert kept(file, "tree") == expected
+        after = Ledger(file, "tree")
+        after.put("b", "z")
+        after.close()
+        assert kept(file, "tree") == expected | {"b": "z"}
+
+
+OPENS = """
+import resource, sys
+from pathlib import Path
+from skillrl.tasks.build.ledger import Ledger
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (40, resource.RLIM_INFINITY))
+ledger = Ledger(Path(sys.argv[1]), "tree")
+ledger.put("c", "more than the disk takes")
+"""
+
+
+def test_a_start_without_room_for_a_single_line_keeps_what_was_proven(tmp_path):
+    """So that a start which is killed does too: nothing is written that was written before."""
+    file = tmp_path / "p.jsonl"
+    ledger = Ledger(file, "tree")
+    ledger.put("a", "x" * 40)
+    ledger.put("b", "y")
+    ledger.close()
+    done = subprocess.run([sys.executable, "-c", OPENS, file], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "File too large" in done.stderr
+    assert kept(file, "tree") == {"a": "x" * 40, "b": "y"}
