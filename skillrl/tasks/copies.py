@@ -52,17 +52,16 @@ def _places(packages: Path, module: str) -> Iterator[str]:
 
 
 def _members(file: Path) -> list[str]:
-    """Paths in a wheel, an egg, a zip or a source distribution; none for another file."""
+    """Paths in a wheel, an egg or a zip, or below the top folder of a source distribution; none for another file."""
     if file.suffix in (".whl", ".egg", ".zip") and zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             return archive.namelist()
     if file.name.endswith((".tar.gz", ".tgz")) and tarfile.is_tarfile(file):
         with tarfile.open(file) as archive:
-            return archive.getnames()
+            return [name.partition("/")[2] for name in archive.getnames()]
     return []
 
 
 def _is_of(member: str, modules: set[str]) -> bool:
-    """Whether a member of an archive is one of the modules; a source distribution has folders above it."""
-    bare = member.removesuffix(".py").removesuffix("/__init__")
-    return member.endswith(".py") and any(bare == module or bare.endswith(f"/{module}") for module in modules)
+    bare = member.removeprefix("src/").removesuffix(".py").removesuffix("/__init__")
+    return member.endswith(".py") and bare in modules

@@ -58,7 +58,7 @@ def sdist(*names):
             {"data/shop-1.0-py3-none-any.whl": wheel("shop/__init__.py", "shop/METADATA")},
             ["data/shop-1.0-py3-none-any.whl: shop/__init__.py"],
         ),
-        ({"shop-1.0.tar.gz": sdist("shop-1.0/src/shop/prices.py")}, ["shop-1.0.tar.gz: shop-1.0/src/shop/prices.py"]),
+        ({"shop-1.0.tar.gz": sdist("shop-1.0/src/shop/prices.py")}, ["shop-1.0.tar.gz: src/shop/prices.py"]),
     ],
 )
 def test_what_holds_the_code_under_test(tmp_path, files, told):
@@ -73,7 +73,11 @@ def test_what_holds_the_code_under_test(tmp_path, files, told):
         {"zope/__init__.py": b"", "zope/event.py": b"x = 1\n"},
         {"shop/__init__.py": b""},
         {"other/tests.py": FILES["tests/test_shop.py"]},
-        {"other.whl": wheel("workshop.py", "shop/data.txt"), "broken.zip": b"PK", "broken.tar.gz": b"x"},
+        {
+            "other.whl": wheel("workshop.py", "shop/data.txt", "other/till.py"),
+            "broken.zip": b"PK",
+            "broken.tar.gz": b"x",
+        },
     ],
 )
 def test_what_is_there_by_right(tmp_path, files):
