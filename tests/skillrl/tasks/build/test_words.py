@@ -14,13 +14,21 @@ from skillrl.tasks.build.issue_text import (
     issue,
     symptoms,
 )
+from skillrl.tasks.build.probe_excerpt import Excerpt
 
 
 def test_symptoms_are_observed_differences_shortest_first():
     calls = [Call("shop.core", "price", (n,), ()) for n in ("1000", "3", "4", "5", "6")]
-    correct = [Answer("returned", t) for t in ("2000", "6", "8", "<X at 0x7f>", "12")]
-    buggy = [Answer("returned", "5"), Answer("raised", "TypeError: bad"), *correct[2:4], Answer("returned", "a\nb")]
-    assert [s.call.expression for s in symptoms(calls, correct, buggy)] == ["price(3)", "price(1000)"]
+    correct = [Answer("returned", t) for t in ("2000", "6", "8", "9", "12")]
+    correct[3] = Answer("unfit", "")
+    buggy = [
+        Answer("returned", "5"),
+        Answer("raised", "TypeError: bad"),
+        correct[2],
+        Answer("returned", "9"),
+        Answer("returned", "a\nb"),
+    ]
+    assert [s.act.expression for s in symptoms(calls, correct, buggy)] == ["price(3)", "price(1000)"]
 
 
 def test_an_issue_gives_call_result_and_expectation_and_prefers_another_function():
@@ -46,15 +54,57 @@ def test_an_issue_quotes_methods_with_the_call_that_gives_their_object():
     ]
     correct, buggy = [[Answer("returned", text, True)] * 2 for text in ("True", "False")]
     found = symptoms(calls, correct, buggy)
-    assert [s.call.symbol for s in found] == ["Version.is_final", "Version.bump"]
+    assert [s.act.symbol for s in found] == ["Version.is_final", "Version.bump"]
     text = issue("semver", "is_final", found, ["t::a"], 0)
     assert "from semver import Version\n    Version(1, 2).bump(part='minor') gives False" in text
     assert "is_final" not in text
 
 
-def test_an_issue_without_a_call_names_the_broken_behaviour():
-    text = issue("shop", "add", [], ["tests/test_a.py::TestTill::test_addKeeps_order[1]", "t.py::test_add_twice"], 0)
-    assert "- add keeps order" in text and "- add twice" in text and "test_" not in text
+def test_what_an_iterator_yields_and_a_message_that_names_the_place():
+    call = Call("shop.core", "changes", ("3",), ())
+    found = symptoms([call], [Answer("yielded", "[1, 2]")], [Answer("yielded", "[2]")])
+    text = issue("shop", "_give", found, ["t::a"], 0)
+    assert "changes(3) yields [2]" in text and "[1, 2]" in text
+    told = [Answer("raised", "TypeError: _give() takes 1 argument"), Answer("raised", "KeyError: 3")]
+    one, other = (issue("shop", "_give", symptoms([call], [Answer("returned", "1")], [got]), [], 0) for got in told)
+    assert "changes(3) fails with TypeError\n" in one and "_give" not in one
+    assert "changes(3) fails with KeyError: 3\n" in other
+    # Nobody called it by that name; where the user did, the message stays.
+    direct = symptoms([Call("shop.core", "_give", (), ())], [Answer("returned", "1")], [told[0]])
+    assert "fails with TypeError: _give() takes 1 argument" in issue("shop", "_give", direct, [], 0)
+
+
+def test_an_issue_quotes_an_excerpt_and_prefers_one_that_does_not_name_the_place():
+    acts = [
+        Excerpt((), "add(1, 2)"),
+        Excerpt(("from shop import Till", "till = Till()", "till.fill(3)"), "till.total"),
+        Excerpt((), "Till(-1)"),
+    ]
+    correct = [Answer("returned", "3"), Answer("returned", "3"), Answer("raised", "ValueError: below 0")]
+    buggy = [Answer("returned", "2"), Answer("raised", "KeyError: 3"), Answer("returned", "Till(-1)")]
+    found = symptoms(acts, correct, buggy)
+    assert [s.act.expression for s in found] == ["Till(-1)", "add(1, 2)", "till.total"]
+    lines = "    from shop import Till\n    till = Till()\n    till.fill(3)\n    till.total fails with KeyError: 3\n\n"
+    texts = {issue("shop", "add", found[1:], ["t::a"], seed) for seed in range(20)}
+    assert all(lines in text and "add" not in text for text in texts) and len(texts) > 3
+    assert issue("shop", "add", found[1:], ["t::a"], 5) == issue("shop", "add", found[1:], ["t::a"], 5)
+    failing = issue("shop", "add", found, ["t::a"], 0)
+    assert "    Till(-1) gives Till(-1)\n\nIt should fail with ValueError: below 0." in failing
+    # Calls that should fail may have failed for being made out of their place.
+    assert symptoms([Call("shop", "Till", ("-1",), ())], correct[2:], buggy[2:]) == []
+
+
+def test_an_issue_without_anything_observed_names_the_broken_behaviour_and_not_the_place():
+    failing = ["tests/test_a.py::TestTill::test_fillKeeps_order[1]", "t.py::test_fill_twice", "t.py::test_fillet"]
+    text = issue("shop", "add", [], failing, 0)
+    assert "- fill keeps order" in text and "- fill twice" in text and "test_" not in text
+    text = issue("shop", "fill", [], failing, 0)
+    assert text.endswith("documented:\n\n- fillet")
+    assert (
+        issue("shop", "fill", [], failing[:2], 0)
+        == "Some behaviour of shop is broken: it no longer works as documented."
+    )
+    assert "order" not in issue("shop", "keepsOrder", [], ["t.py::test_keeps_order_of_things"], 0)
 
 
 def test_instruction_and_contract():

@@ -1,0 +1,256 @@
+"""A failing test -> what a user would write to see the same: a few lines and an expression. Pure.
+
+Imported by `probe.py` in the sandbox too: standard library only.
+"""
+
+import ast
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+MAX_LINES = 8
+MAX_LINE_CHARACTERS = 120
+
+# What stands where the failing test has a name.
+KEEP, LOCAL = "keep", "local"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a name, or a name with attributes, stands for."""
+
+    # How many parts of the dotted name this replaces.
+    parts: int
+    # What to write: a literal, a name, or KEEP, or LOCAL for a value that only the test's own lines make.
+    text: str
+    # What to write before it: an import, a small function; empty where there is nothing to tell.
+    line: str = ""
+    # The module to get it from where `line` does not say; empty otherwise.
+    module: str = ""
+
+
+# None where a reader could not tell what it is.
+Resolve = Callable[[Sequence[str]], Known | None]
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Lines and an expression that come to something else on the two trees."""
+
+    lines: tuple[str, ...]
+    expression: str
+    # Must be true on the correct tree; empty where the test says nothing about the value.
+    check: str = ""
+    # (name, module) of names that no line imports.
+    origins: tuple[tuple[str, str], ...] = ()
+
+
+class _UntoldError(Exception):
+    """The lines mean nothing outside the test."""
+
+
+def excerpts(source: str, function: str, line: int, resolve: Resolve) -> Iterator[Excerpt]:
+    """What the function's statement at `line` looks at, after the lines that it needs, shortest first.
+
+    Calls inside earlier assertions may change what is looked at: a second excerpt holds them as well.
+    """
+    found = _path(ast.parse(source).body, line)
+    names = [getattr(node, "name", "") for node in found]
+    if function not in names or not isinstance(found[names.index(function)], ast.FunctionDef):
+        return
+    *_, statement = path = found[names.index(function) + 1 :] or [None]
+    looked_at = _looked_at(statement)
+    if looked_at is None:
+        return
+    before = _before(found[names.index(function)], path)
+    made = []
+    for with_assertions in (False, True):
+        try:
+            one = _Writer(before, resolve, with_assertions).excerpt(*looked_at)
+        except _UntoldError:
+            continue
+        if one not in made:
+            made.append(one)
+            yield one
+
+
+def _path(body: Sequence[ast.stmt], line: int) -> list[ast.stmt]:
+    """The statements around a line, from the outermost to the innermost."""
+    for node in body:
+        if min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) <= line <= node.end_lineno:
+            return [node, *_path(_inside(node), line)]
+    return []
+
+
+def _inside(node: ast.stmt) -> list[ast.stmt]:
+    inner = [n for name in ("body", "orelse", "finalbody") for n in getattr(node, name, [])]
+    return inner + [n for handler in getattr(node, "handlers", []) for n in handler.body]
+
+
+def _before(function: ast.FunctionDef, path: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """What is executed before the last statement of the path, without the blocks around it."""
+    earlier, block = [], function
+    for node in path:
+        for name in ("body", "orelse", "finalbody"):
+            siblings = getattr(block, name, [])
+            if node in siblings:
+                earlier += siblings[: siblings.index(node)]
+        block = node
+    return earlier
+
+
+def _looked_at(statement: ast.stmt | None) -> tuple[ast.expr, ast.expr | None] | None:
+    """The expression whose value the statement is about, and what the statement claims."""
+    if isinstance(statement, ast.With):
+        raising = [getattr(i.context_expr, "func", None) for i in statement.items]
+        last = statement.body[-1]
+        if any(_name(f) in ("raises", "assertRaises", "assertRaisesRegex") for f in raising):
+            # A generator or a block before it would have raised too.
+            return (last.value, None) if len(statement.body) == 1 and hasattr(last, "value") else None
+        return None
+    claim = _claim(statement)
+    if claim is None:
+        value = getattr(statement, "value", None)
+        return (value, None) if isinstance(value, ast.expr) else None
+    subject = claim.operand if isinstance(claim, ast.UnaryOp) and isinstance(claim.op, ast.Not) else claim
+    if isinstance(subject, ast.Compare) and len(subject.ops) == 1 and isinstance(subject.ops[0], ast.Eq | ast.Is):
+        sides = [subject.left, subject.comparators[0]]
+        acting = [s for s in sides if _acts(s) and _name(getattr(s, "func", None)) != "approx"]
+        subject = acting[0] if len(acting) == 1 else subject
+    return subject, claim
+
+
+# Assertions of unittest as expressions.
+_UNITTEST = {
+    "assertEqual": "a == b", "assertEquals": "a == b", "assertListEqual": "a == b", "assertDictEqual": "a == b",
+    "assertNotEqual": "a != b", "assertTrue": "a", "assertFalse": "not a", "assertIs": "a is b",
+    "assertIsNot": "a is not b", "assertIsNone": "a is None", "assertIsNotNone": "a is not None",
+    "assertIn": "a in b", "assertNotIn": "a not in b", "assertIsInstance": "isinstance(a, b)",
+}  # fmt: skip
+
+
+def _claim(statement: ast.stmt | None) -> ast.expr | None:
+    """The condition that an assertion holds to be true."""
+    if isinstance(statement, ast.Assert):
+        return statement.test
+    call = getattr(statement, "value", None)
+    if not isinstance(statement, ast.Expr) or not isinstance(call, ast.Call) or _name(call.func) not in _UNITTEST:
+        return None
+    condition = ast.parse(_UNITTEST[_name(call.func)], mode="eval").body
+    return _Put(dict(zip("ab", call.args, strict=False))).visit(condition)
+
+
+def _name(node: ast.expr | None) -> str:
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+class _Put(ast.NodeTransformer):
+    """Expressions in the place of names."""
+
+    def __init__(self, values: Mapping[str, ast.expr]):
+        self._values = values
+
+    def visit_Name(self, node):
+        return self._values.get(node.id, node)
+
+
+class _Writer(ast.NodeTransformer):
+    """Writes statements for a reader who has the package and not the test."""
+
+    def __init__(self, before: Sequence[ast.stmt], resolve: Resolve, with_assertions: bool):
+        self._before, self._resolve, self._with_assertions = before, resolve, with_assertions
+        self._assigned = set().union(*map(_stored, before))
+        # Names whose value only earlier lines make, names of parameters and loops in the lines, and what is told first.
+        self._needed: set[str] = set()
+        self._bound: set[str] = set()
+        self._told: dict[str, None] = {}
+        self._origins: dict[str, str] = {}
+
+    def excerpt(self, subject: ast.expr, claim: ast.expr | None) -> Excerpt:
+        """Raises _UntoldError."""
+        expression = self._written(subject)
+        check = self._written(claim) if claim is not None else ""
+        lines, made = [], set()
+        for statement in reversed(self._before):
+            kept = self._kept(statement)
+            if kept is not None:
+                made |= _stored(kept)
+                lines[:0] = self._written(kept).splitlines()
+        lines[:0] = [part for text in self._told for part in text.splitlines()]
+        long = max(map(len, (*lines, expression))) > MAX_LINE_CHARACTERS or len(lines) > MAX_LINES
+        if long or not self._needed <= made or not _acts(subject):
+            raise _UntoldError
+        return Excerpt(tuple(lines), expression, check, tuple(sorted(self._origins.items())))
+
+    def _kept(self, statement: ast.stmt) -> ast.stmt | None:
+        """The statement, as far as it makes or changes a value that is needed."""
+        if isinstance(statement, ast.Assert) or _claim(statement) is not None:
+            if not self._with_assertions or not _acts(statement):
+                return None
+            looked_at = _looked_at(statement)
+            statement = ast.copy_location(ast.Expr(looked_at[0]), statement)
+        elif any(
+            isinstance(n, ast.Assert | ast.With | ast.Try | ast.Import | ast.ImportFrom) for n in ast.walk(statement)
+        ):
+            return None
+        named = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)} | _stored(statement)
+        return statement if named & self._needed else None
+
+    def _written(self, node: ast.AST) -> str:
+        self._bound |= _bound(node)
+        return ast.unparse(self.visit(copy.deepcopy(node)))
+
+    def visit_Name(self, node):
+        return self._replaced(node, [node.id])
+
+    def visit_Attribute(self, node):
+        parts, base = [node.attr], node.value
+        while isinstance(base, ast.Attribute):
+            parts, base = [base.attr, *parts], base.value
+        if any(part.startswith("_") for part in parts):
+            raise _UntoldError
+        return self._replaced(node, [base.id, *parts]) if isinstance(base, ast.Name) else self.generic_visit(node)
+
+    def _replaced(self, node, parts):
+        first = parts[0]
+        if not isinstance(getattr(node, "ctx", None), ast.Load) and len(parts) == 1 or first in self._bound:
+            return node
+        known = self._resolve(parts)
+        # The lines show how a list or a dictionary came about.
+        if known and known.parts == 1 and first in self._assigned and known.text[0] in "[{":
+            known = Known(1, LOCAL)
+        if known is None or known.text not in (KEEP, LOCAL) and known.text.startswith("_"):
+            raise _UntoldError
+        if known.text == LOCAL:
+            self._needed.add(first)
+        if known.text in (KEEP, LOCAL):
+            return node
+        if known.line:
+            self._told[known.line] = None
+        if known.module:
+            self._origins[known.text] = known.module
+        value = ast.parse(known.text, mode="eval").body
+        for part in parts[known.parts :]:
+            value = ast.Attribute(value, part, ast.Load())
+        return value
+
+
+def _stored(node: ast.AST) -> set[str]:
+    """Names that a statement gives a value to."""
+    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names | ({node.name} if isinstance(node, ast.FunctionDef | ast.ClassDef) else set())
+
+
+def _bound(node: ast.AST) -> set[str]:
+    """Names of parameters, of comprehensions, and of what functions and loops inside it assign."""
+    names = {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.comprehension):
+            names |= _stored(inner.target)
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef | ast.For):
+            names |= set().union(*map(_stored, ast.walk(inner)))
+    return names
+
+
+def _acts(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.Call | ast.Subscript | ast.Attribute | ast.Compare) for n in ast.walk(node))
