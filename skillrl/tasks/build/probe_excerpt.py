@@ -5,8 +5,9 @@ Imported by `probe.py` in the sandbox too: standard library only.
 
 import ast
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_LINES = 8
 MAX_LINE_CHARACTERS = 120
@@ -27,6 +28,8 @@ class Known:
     line: str = ""
     # The module to get it from where `line` does not say; empty otherwise.
     module: str = ""
+    # Whether it is the package's.
+    own: bool = False
 
 
 # None where a reader could not tell what it is.
@@ -112,12 +115,7 @@ def _looked_at(statement: ast.stmt | None) -> tuple[ast.expr, ast.expr | None] |
     if claim is None:
         value = getattr(statement, "value", None)
         return (value, None) if isinstance(value, ast.expr) else None
-    subject = claim.operand if isinstance(claim, ast.UnaryOp) and isinstance(claim.op, ast.Not) else claim
-    if isinstance(subject, ast.Compare) and len(subject.ops) == 1 and isinstance(subject.ops[0], ast.Eq | ast.Is):
-        sides = [subject.left, subject.comparators[0]]
-        acting = [s for s in sides if _acts(s) and _name(getattr(s, "func", None)) != "approx"]
-        subject = acting[0] if len(acting) == 1 else subject
-    return subject, claim
+    return (claim.operand if isinstance(claim, ast.UnaryOp) and isinstance(claim.op, ast.Not) else claim), claim
 
 
 # Assertions of unittest as expressions.
@@ -154,20 +152,35 @@ class _Put(ast.NodeTransformer):
         return self._values.get(node.id, node)
 
 
+@dataclass
+class _Notes:
+    """What was seen in the lines written so far."""
+
+    # Names whose value only earlier lines make.
+    needed: set[str] = field(default_factory=set)
+    # Names of parameters and loops inside the lines.
+    bound: set[str] = field(default_factory=set)
+    # Imports and functions to tell first, in order; and as in Excerpt.
+    told: dict[str, None] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    # Whether the package, or a line of the test, gave a value.
+    given: bool = False
+
+
 class _Writer(ast.NodeTransformer):
     """Writes statements for a reader who has the package and not the test."""
 
     def __init__(self, before: Sequence[ast.stmt], resolve: Resolve, with_assertions: bool):
         self._before, self._resolve, self._with_assertions = before, resolve, with_assertions
-        self._assigned = set().union(*map(_stored, before))
-        # Names whose value only earlier lines make, names of parameters and loops in the lines, and what is told first.
-        self._needed: set[str] = set()
-        self._bound: set[str] = set()
-        self._told: dict[str, None] = {}
-        self._origins: dict[str, str] = {}
+        self._assigned = Counter(name for statement in before for name in _stored(statement))
+        self._constants = dict(filter(None, map(_constant, before)))
+        self._notes = _Notes()
 
     def excerpt(self, subject: ast.expr, claim: ast.expr | None) -> Excerpt:
         """Raises _UntoldError."""
+        subject = self._telling(subject)
+        if not self._is_given(subject):
+            raise _UntoldError
         expression = self._written(subject)
         check = self._written(claim) if claim is not None else ""
         lines, made = [], set()
@@ -176,28 +189,41 @@ class _Writer(ast.NodeTransformer):
             if kept is not None:
                 made |= _stored(kept)
                 lines[:0] = self._written(kept).splitlines()
-        lines[:0] = [part for text in self._told for part in text.splitlines()]
+        lines[:0] = [part for text in self._notes.told for part in text.splitlines()]
         long = max(map(len, (*lines, expression))) > MAX_LINE_CHARACTERS or len(lines) > MAX_LINES
-        if long or not self._needed <= made or not _acts(subject):
+        if long or not self._notes.needed <= made:
             raise _UntoldError
-        return Excerpt(tuple(lines), expression, check, tuple(sorted(self._origins.items())))
+        return Excerpt(tuple(lines), expression, check, tuple(sorted(self._notes.origins.items())))
+
+    def _telling(self, subject: ast.expr) -> ast.expr:
+        """Of an equation the side whose value the package gives, where only one is such."""
+        if isinstance(subject, ast.Compare) and len(subject.ops) == 1 and isinstance(subject.ops[0], ast.Eq | ast.Is):
+            sides = [side for side in (subject.left, subject.comparators[0]) if self._is_given(side)]
+            return sides[0] if len(sides) == 1 else subject
+        return subject
+
+    def _is_given(self, node: ast.expr) -> bool:
+        """Whether the package has a part in the value."""
+        notes, self._notes = self._notes, _Notes(bound=set(self._notes.bound))
+        try:
+            self._written(node)
+            return self._notes.given
+        finally:
+            self._notes = notes
 
     def _kept(self, statement: ast.stmt) -> ast.stmt | None:
         """The statement, as far as it makes or changes a value that is needed."""
-        if isinstance(statement, ast.Assert) or _claim(statement) is not None:
-            if not self._with_assertions or not _acts(statement):
-                return None
-            looked_at = _looked_at(statement)
-            statement = ast.copy_location(ast.Expr(looked_at[0]), statement)
-        elif any(
-            isinstance(n, ast.Assert | ast.With | ast.Try | ast.Import | ast.ImportFrom) for n in ast.walk(statement)
-        ):
-            return None
         named = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)} | _stored(statement)
-        return statement if named & self._needed else None
+        if not named & self._notes.needed:
+            return None
+        if isinstance(statement, ast.Assert) or _claim(statement) is not None:
+            calls = any(isinstance(n, ast.Call) for n in ast.walk(statement))
+            return ast.Expr(self._telling(_looked_at(statement)[0])) if self._with_assertions and calls else None
+        unfit = (ast.Assert, ast.With, ast.Try, ast.Import, ast.ImportFrom)
+        return None if any(isinstance(n, unfit) for n in ast.walk(statement)) else statement
 
     def _written(self, node: ast.AST) -> str:
-        self._bound |= _bound(node)
+        self._notes.bound |= _bound(node)
         return ast.unparse(self.visit(copy.deepcopy(node)))
 
     def visit_Name(self, node):
@@ -213,22 +239,23 @@ class _Writer(ast.NodeTransformer):
 
     def _replaced(self, node, parts):
         first = parts[0]
-        if not isinstance(getattr(node, "ctx", None), ast.Load) and len(parts) == 1 or first in self._bound:
+        if not isinstance(getattr(node, "ctx", None), ast.Load) and len(parts) == 1 or first in self._notes.bound:
             return node
         known = self._resolve(parts)
-        # The lines show how a list or a dictionary came about.
-        if known and known.parts == 1 and first in self._assigned and known.text[0] in "[{":
+        # The test's own lines show how it came about, unless it still is the literal that it was.
+        if known and self._assigned[first] and (self._assigned[first], known.text) != (1, self._constants.get(first)):
             known = Known(1, LOCAL)
         if known is None or known.text not in (KEEP, LOCAL) and known.text.startswith("_"):
             raise _UntoldError
+        self._notes.given |= known.own or known.text == LOCAL
         if known.text == LOCAL:
-            self._needed.add(first)
+            self._notes.needed.add(first)
         if known.text in (KEEP, LOCAL):
             return node
         if known.line:
-            self._told[known.line] = None
+            self._notes.told[known.line] = None
         if known.module:
-            self._origins[known.text] = known.module
+            self._notes.origins[known.text] = known.module
         value = ast.parse(known.text, mode="eval").body
         for part in parts[known.parts :]:
             value = ast.Attribute(value, part, ast.Load())
@@ -241,6 +268,16 @@ def _stored(node: ast.AST) -> set[str]:
     return names | ({node.name} if isinstance(node, ast.FunctionDef | ast.ClassDef) else set())
 
 
+def _constant(node: ast.stmt) -> tuple[str, str] | None:
+    """Name and value of an assignment of a literal."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+        return None
+    try:
+        return node.targets[0].id, repr(ast.literal_eval(node.value))
+    except ValueError:
+        return None
+
+
 def _bound(node: ast.AST) -> set[str]:
     """Names of parameters, of comprehensions, and of what functions and loops inside it assign."""
     names = {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
@@ -250,7 +287,3 @@ def _bound(node: ast.AST) -> set[str]:
         if isinstance(inner, ast.FunctionDef | ast.ClassDef | ast.For):
             names |= set().union(*map(_stored, ast.walk(inner)))
     return names
-
-
-def _acts(node: ast.AST) -> bool:
-    return any(isinstance(n, ast.Call | ast.Subscript | ast.Attribute | ast.Compare) for n in ast.walk(node))

@@ -109,12 +109,14 @@ class Finder:
         top = home.__name__.partition(".")[0]
         if top.lstrip("_") in sys.stdlib_module_names:
             return Known(used, name, f"from {home.__name__.lstrip('_')} import {name}")
-        if top != "pytest" and (not filename.startswith(self._root) or filename.startswith(self._tests)):
+        if top == "pytest":
+            return Known(used, name, module=top)
+        if not filename.startswith(self._root) or filename.startswith(self._tests):
             return None
-        if top != "pytest" and getattr(sys.modules.get(top), name, _MISSING) is value:
-            return Known(used, name, f"from {top} import {name}")
+        if getattr(sys.modules.get(top), name, _MISSING) is value:
+            return Known(used, name, f"from {top} import {name}", own=True)
         # Its module may be the place that is looked for.
-        return Known(used, name, "", home.__name__)
+        return Known(used, name, module=home.__name__, own=True)
 
 
 def _entries(traceback):
