@@ -117,7 +117,7 @@ def issue(package: str, symbol: str, found: Sequence[Symptom], failing: Iterable
     called, module = first.act.name, first.act.module.split(".")[0]
     others = [s for s in found if s.act.symbol == first.act.symbol and s != first][: MAX_EXAMPLES - 1]
     calls = "\n".join(f"    {_observed(s, symbol)}" for s in (first, *others))
-    wanted = " and ".join(s.expected.text for s in (first, *others))
+    shown = (first, *others)
     origin = f"from {module} import {first.act.imported}" if first.got.exported else ""
     opening = rng.choice(
         (
@@ -126,7 +126,7 @@ def issue(package: str, symbol: str, found: Sequence[Symptom], failing: Iterable
             f"I use {package}, and {called} does not do what it should.",
         )
     )
-    return "\n\n".join((opening, f"    {origin}\n{calls}" if origin else calls, _expectation(wanted, rng)))
+    return "\n\n".join((opening, f"    {origin}\n{calls}" if origin else calls, _expectation(shown, rng)))
 
 
 def _from_excerpts(package: str, symbol: str, found: Sequence[Symptom], rng: random.Random) -> str:
@@ -139,9 +139,16 @@ def _from_excerpts(package: str, symbol: str, found: Sequence[Symptom], rng: ran
         )
     )
     lines = "\n".join(f"    {line}" for line in (*first.act.lines, _observed(first, symbol)))
-    fails = first.expected.kind == "raised"
-    expected = f"It should fail with {first.expected.text}." if fails else _expectation(first.expected.text, rng)
-    return "\n\n".join((opening, lines, expected))
+    return "\n\n".join((opening, lines, _expectation([first], rng)))
+
+
+def _expectation(shown: Sequence[Symptom], rng: random.Random) -> str:
+    wanted = " and ".join(s.expected.text for s in shown)
+    if all(s.expected.kind == "raised" for s in shown):
+        return f"It should fail with {wanted}."
+    if all(s.expected.text == "None" and s.got.kind == "raised" for s in shown):
+        return "I expected no error."
+    return rng.choice((f"I expected {wanted}.", f"It should be {wanted}.", f"The right answer is {wanted}."))
 
 
 def _observed(symptom: Symptom, symbol: str) -> str:
@@ -154,10 +161,6 @@ def _observed(symptom: Symptom, symbol: str) -> str:
 
 def _named(symbol: str, *texts: str) -> bool:
     return any(re.search(rf"\b{re.escape(symbol)}\b", text) for text in texts)
-
-
-def _expectation(wanted: str, rng: random.Random) -> str:
-    return rng.choice((f"I expected {wanted}.", f"It should be {wanted}.", f"The right answer is {wanted}."))
 
 
 def _from_test_names(package: str, symbol: str, failing: Iterable[str]) -> str:

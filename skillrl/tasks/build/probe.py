@@ -36,12 +36,15 @@ class Recorder:
         self._given: dict[int, tuple[object, list]] = {}
         # Frames that have not returned yet, by id.
         self._open: dict[int, list] = {}
+        # Frames of generators that have begun, by id: each item enters them again, with other values.
+        self._begun: dict[int, object] = {}
         self.calls: dict[str, list[str]] = {}
 
     def pytest_runtest_call(self, item):
         self._test_id, self._count = item.nodeid, 0
         self._given.clear()
         self._open.clear()
+        self._begun.clear()
         sys.setprofile(self._on_event)
 
     def pytest_runtest_teardown(self, item):
@@ -54,8 +57,10 @@ class Recorder:
             return
         filename = frame.f_code.co_filename
         inside = filename.startswith(self._root + os.sep) and not filename.startswith(self._tests)
-        if not (inside and frame.f_back.f_code.co_filename.startswith(self._tests)):
+        if not (inside and frame.f_back.f_code.co_filename.startswith(self._tests)) or id(frame) in self._begun:
             return
+        if frame.f_code.co_flags & _GENERATOR:
+            self._begun[id(frame)] = frame
         call = self._described(frame)
         if call is not None:
             self._count += 1
@@ -94,7 +99,6 @@ class Recorder:
         except (AttributeError, ImportError):
             return None
         call = _call(frame, module, name, function, skipped)
-        # The frame of a generator ends with each item.
         if call is not None and not frame.f_code.co_flags & _GENERATOR:
             self._open[id(frame)] = call
         return call

@@ -151,3 +151,50 @@ def test_arguments_are_those_at_entry_and_endless_calls_end(ask):
     assert right == ["returned", "6", True]
     assert wrong[0] == "raised" and wrong[1].startswith("TypeError: ")
     assert slow == ["raised", "no result after 2 seconds", True]
+
+
+DAYS = """
+import datetime
+
+_NONE = object()
+
+
+def cut(text, width=3, fill=_NONE, end=".", mark="!"):
+    return text[:width] + end
+
+
+def bare(text, fill=_NONE, /, end="."):
+    return text
+
+
+def days(first, last):
+    while first < last:
+        yield first
+        first += datetime.timedelta(1)
+"""
+DAYS_TESTS = """
+import datetime as dt
+
+import shop
+
+
+def test_a():
+    shop.cut("abcd", 3)
+    shop.cut("abcd", mark="?")
+    shop.bare("abcd")
+    assert len(list(shop.days(dt.date(2020, 1, 1), dt.date(2020, 1, 3)))) == 2
+    list(shop.days(dt.date.today(), dt.date(2020, 1, 3)))
+"""
+
+
+def test_defaults_dates_and_iterators(ask):
+    recorded = ask(DAYS, DAYS_TESTS, mode="record")
+    # The default of `bare` is no literal and can only be given by position; no build is made on the same day.
+    assert [row[1:4] for row in recorded] == [
+        ["cut", ["'abcd'"], {}],
+        ["cut", ["'abcd'"], {"mark": "'?'"}],
+        ["days", ["datetime.date(2020, 1, 1)", "datetime.date(2020, 1, 3)"], {}],
+    ]
+    cut, _, days = ask(DAYS, DAYS_TESTS, mode="evaluate", calls=[row[:5] for row in recorded])
+    assert cut == ["returned", "'abc.'", True]
+    assert days == ["yielded", "[datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)]", True]
