@@ -199,11 +199,11 @@ class Composer:
         reports = []
         for mutation, failing in zip(bug.mutations, bug.failing_alone, strict=True):
             calls = [c for c in self.calls if c.tests & failing][:MAX_CALLS]
-            found = await self.observer.symptoms(mutation.overlay, calls, failing)
+            found, said = await self.observer.symptoms(mutation.overlay, calls, failing)
             if not found:
-                self.summary.leave_out("observation in the issue", "neither a call nor an assertion can be quoted")
+                self.summary.leave_out("example in the issue", "neither a call nor an assertion can be quoted")
             name = mutation.site.symbol.rpartition(".")[2]
-            reports.append(issue(self.package.name, name, found, failing, seed))
+            reports.append(issue(self.package.name, name, found, dict.fromkeys(failing, "") | said, seed))
         return "\n\nAnd a second report:\n\n".join(reports)
 
     async def _contract(self, path: str, symbol: str) -> str:

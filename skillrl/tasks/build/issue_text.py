@@ -7,7 +7,7 @@ import ast
 import inspect
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sandbox_service.syntax import parse
@@ -105,8 +105,11 @@ def symptoms(acts: Sequence[Call | Excerpt], correct: Sequence[Answer], buggy: S
     return sorted(found, key=lambda s: (s.expected.text == "None", s.length, s.act.expression))
 
 
-def issue(package: str, symbol: str, found: Sequence[Symptom], failing: Iterable[str], seed: int) -> str:
-    """A user's report. What does not name the buggy function comes first: it does not give the place away."""
+def issue(package: str, symbol: str, found: Sequence[Symptom], failing: Mapping[str, str], seed: int) -> str:
+    """A user's report. What does not name the buggy function comes first: it does not give the place away.
+
+    `failing`: ids of the tests that fail, with what they say, if that is known.
+    """
     if not found:
         return _from_test_names(package, symbol, failing)
     rng = random.Random(seed)
@@ -163,18 +166,21 @@ def _named(symbol: str, *texts: str) -> bool:
     return any(re.search(rf"\b{re.escape(symbol)}\b", text) for text in texts)
 
 
-def _from_test_names(package: str, symbol: str, failing: Iterable[str]) -> str:
-    """Without anything to quote: which behaviours are broken, in the words of the tests' names.
+def _from_test_names(package: str, symbol: str, failing: Mapping[str, str]) -> str:
+    """Without anything to quote: which behaviours are broken, in the words of the tests' names, and what they say.
 
-    A name that holds the buggy function's own would give the place away.
+    A name or a message that holds the buggy function's own name would give the place away.
     """
-    names = sorted({re.sub(r"\[.*", "", test_id.rsplit("::", 1)[-1]) for test_id in failing})
-    place = _words(symbol)
-    words = [w for w in (_words(re.sub(r"^test_?", "", n)) for n in names) if w and f" {place} " not in f" {w} "]
-    if not words:
+    listed: dict[str, str] = {}
+    for test_id, message in sorted(failing.items()):
+        words = _words(re.sub(r"^test_?|\[.*", "", test_id.rsplit("::", 1)[-1]))
+        if words and f" {_words(symbol)} " not in f" {words} ":
+            listed[words] = listed.get(words) or ("" if _named(symbol, message) else message)
+    if not listed:
         return f"Some behaviour of {package} is broken: it no longer works as documented."
-    listed = "\n".join(f"- {w}" for w in words[:5])
-    return f"Some behaviour of {package} is broken. What no longer works as documented:\n\n{listed}"
+    first = sorted(sorted(listed), key=lambda words: not listed[words])[:5]
+    lines = "\n".join(f"- {words}: {listed[words]}" if listed[words] else f"- {words}" for words in first)
+    return f"Some behaviour of {package} is broken. What no longer works as documented:\n\n{lines}"
 
 
 def _words(name: str) -> str:

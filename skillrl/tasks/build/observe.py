@@ -34,13 +34,15 @@ class Observer:
         rows, again = [await self._probe(spec, {}, timeout_s=300) for _ in range(2)]
         return [_call(row, tests) for *row, tests in rows if [*row, tests] in again]
 
-    async def symptoms(self, overlay: Overlay, calls: Sequence[Call], failing: Iterable[str]) -> list[Symptom]:
-        """What shows the bug of `overlay`: of the calls, else excerpts of the tests that fail."""
+    async def symptoms(
+        self, overlay: Overlay, calls: Sequence[Call], failing: Iterable[str]
+    ) -> tuple[list[Symptom], dict[str, str]]:
+        """What shows the bug of `overlay`: of the calls, else excerpts of the tests that fail, else what these say."""
         found = await self._compared(calls, lambda tree: self.answers(tree, calls), overlay) if calls else []
-        if not found:
-            shown = await self._shown(overlay, failing)
-            found = await self._compared(shown, lambda tree: self._replayed(tree, shown), overlay) if shown else []
-        return found
+        if found:
+            return found, {}
+        shown, said = await self._shown(overlay, failing)
+        return await self._compared(shown, lambda tree: self._replayed(tree, shown), overlay) if shown else [], said
 
     async def _compared(self, acts: Sequence[Call | Excerpt], answers: Callable, overlay: Overlay) -> list[Symptom]:
         """Acts whose answers differ, and do not differ between two runs of the correct tree, one after the other's."""
@@ -48,14 +50,16 @@ class Observer:
         lasting = [n for n, answer in enumerate(correct) if answer == again[n]]
         return symptoms(*([found[n] for n in lasting] for found in (acts, correct, buggy)))
 
-    async def _shown(self, overlay: Overlay, failing: Iterable[str]) -> list[Excerpt]:
+    async def _shown(self, overlay: Overlay, failing: Iterable[str]) -> tuple[list[Excerpt], dict[str, str]]:
+        """Excerpts, and messages by test id, that are the same in two runs."""
         spec = {"mode": "find", "tests": self._environment.test_roots, "ids": _spread(failing)[:MAX_TESTS]}
-        rows, again = [await self._probe(spec, overlay, timeout_s=120) for _ in range(2)]
-        return [
+        once, again = [await self._probe(spec, overlay, timeout_s=120) for _ in range(2)]
+        shown = [
             Excerpt(tuple(row["lines"]), row["expression"], row["check"], tuple(map(tuple, row["origins"])))
-            for row in rows
-            if row in again
+            for row in once["excerpts"]
+            if row in again["excerpts"]
         ]
+        return shown, {test_id: message for test_id, message in once["said"] if [test_id, message] in again["said"]}
 
     async def _replayed(self, overlay: Overlay, shown: Sequence[Excerpt]) -> list[Answer]:
         """Where the test's own claim does not hold of the correct tree, the excerpt is not fit to be quoted."""

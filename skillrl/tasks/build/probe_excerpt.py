@@ -26,7 +26,7 @@ class Known:
     text: str
     # What to write before it: an import, a small function; empty where there is nothing to tell.
     line: str = ""
-    # The module to get it from where `line` does not say; empty otherwise.
+    # The module to get it from; empty for what is no import.
     module: str = ""
     # Whether it is the package's.
     own: bool = False
@@ -44,7 +44,7 @@ class Excerpt:
     expression: str
     # Must be true on the correct tree; empty where the test says nothing about the value.
     check: str = ""
-    # (name, module) of names that no line imports.
+    # (name, module) of all imports: a line tells of those that do not name a module which may be the place.
     origins: tuple[tuple[str, str], ...] = ()
 
 
@@ -182,7 +182,6 @@ class _Writer(ast.NodeTransformer):
         if not self._is_given(subject):
             raise _UntoldError
         expression = self._written(subject)
-        check = self._written(claim) if claim is not None else ""
         lines, made = [], set()
         for statement in reversed(self._before):
             kept = self._kept(statement)
@@ -193,6 +192,7 @@ class _Writer(ast.NodeTransformer):
         long = max(map(len, (*lines, expression))) > MAX_LINE_CHARACTERS or len(lines) > MAX_LINES
         if long or not self._notes.needed <= made:
             raise _UntoldError
+        check = self._written(claim) if claim is not None else ""
         return Excerpt(tuple(lines), expression, check, tuple(sorted(self._notes.origins.items())))
 
     def _telling(self, subject: ast.expr) -> ast.expr:

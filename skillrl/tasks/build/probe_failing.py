@@ -9,7 +9,7 @@ from dataclasses import asdict
 from types import ModuleType
 
 from probe_excerpt import KEEP, LOCAL, Known, excerpts
-from probe_values import NAMES, answer, literal
+from probe_values import MAX_LITERAL, NAMES, answer, literal, steady
 
 MAX_EXCERPTS_OF_A_TEST = 2
 # Of a function of the test file that is told whole.
@@ -18,10 +18,10 @@ _MISSING = object()
 
 
 def find(spec, run_pytest):
-    """Runs the tests `spec["ids"]` and gives excerpts as JSON objects, each once."""
+    """Runs the tests `spec["ids"]`: excerpts as JSON objects, each once, and [id, what it says] of each that failed."""
     finder = Finder(spec["root"], [os.path.join(spec["root"], t) for t in spec["tests"]])
     run_pytest(spec, spec["ids"], finder)
-    return [asdict(excerpt) for excerpt in dict.fromkeys(finder.found)]
+    return {"excerpts": [asdict(excerpt) for excerpt in dict.fromkeys(finder.found)], "said": finder.said}
 
 
 def replay(spec):
@@ -44,15 +44,16 @@ def _evaluated(excerpt, expression):
 
 
 class Finder:
-    """pytest plugin; `found`: excerpts of the tests that failed."""
+    """pytest plugin; `found`: excerpts of the tests that failed, `said`: id and message of each."""
 
     def __init__(self, root, tests):
         self._root, self._tests = root + os.sep, tuple(tests)
-        self.found = []
+        self.found, self.said = [], []
 
     def pytest_runtest_makereport(self, item, call):
         if call.when != "call" or call.excinfo is None:
             return
+        self.said.append([item.nodeid, _message(call.excinfo.value)])
         name = item.name.partition("[")[0]
         frames = [
             (entry.tb_frame, entry.tb_lineno)
@@ -108,15 +109,25 @@ class Finder:
         filename = getattr(home, "__file__", None) or ""
         top = home.__name__.partition(".")[0]
         if top.lstrip("_") in sys.stdlib_module_names:
-            return Known(used, name, f"from {home.__name__.lstrip('_')} import {name}")
+            module = home.__name__.lstrip("_")
+            return Known(used, name, f"from {module} import {name}" if module != "builtins" else "", module)
         if top == "pytest":
             return Known(used, name, module=top)
         if not filename.startswith(self._root) or filename.startswith(self._tests):
             return None
         if getattr(sys.modules.get(top), name, _MISSING) is value:
-            return Known(used, name, f"from {top} import {name}", own=True)
+            return Known(used, name, f"from {top} import {name}", top, own=True)
         # Its module may be the place that is looked for.
         return Known(used, name, module=home.__name__, own=True)
+
+
+def _message(error):
+    """The first line of what a test fails with; empty where it differs from build to build."""
+    line = "".join(f"{type(error).__name__}: {error}".removesuffix(": ").splitlines()[:1])
+    if line.startswith("Failed: DID NOT RAISE"):
+        return "nothing was raised"
+    line = line.removeprefix("AssertionError: ").removeprefix("assert ")
+    return line if steady(line) and len(line) <= MAX_LITERAL else ""
 
 
 def _entries(traceback):

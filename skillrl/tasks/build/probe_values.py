@@ -28,6 +28,7 @@ NAMES = {
 _STARTED_S = time.time()
 _YEAR = time.gmtime(_STARTED_S).tm_year
 _DAYS = [time.strftime("%Y-%m-%d", time.gmtime(_STARTED_S + days * 86400)) for days in (-1, 0, 1)]
+_FOLDERS = (tempfile.gettempdir() + os.sep, os.getcwd() + os.sep)
 # Addresses, dates near the build's own, and seconds since 1970 of about now: they differ from build to build.
 _PASSING = re.compile(
     rf" at 0x[0-9a-fA-F]|datetime\((?:{_YEAR - 1}|{_YEAR}|{_YEAR + 1}), |date\((?:{_YEAR - 1}|{_YEAR}|{_YEAR + 1}), "
@@ -50,8 +51,8 @@ def made(text):
 
 
 def steady(text):
-    """Whether the text may be the same in every build: it names no address, passing time or temporary folder."""
-    return not _PASSING.search(text) and tempfile.gettempdir() + os.sep not in text
+    """Whether the text may be quoted: it names no address, no passing time, no file of the tree and none of /tmp."""
+    return not _PASSING.search(text) and not any(folder in text for folder in _FOLDERS)
 
 
 def answer(run):

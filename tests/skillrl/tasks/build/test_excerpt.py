@@ -6,10 +6,11 @@ from skillrl.tasks.build.probe_excerpt import KEEP, LOCAL, MAX_LINES, Excerpt, K
 
 HERE = "# <-- fails"
 TELLS = {
-    "Till": Known(1, "Till", "from shop import Till", own=True),
+    "Till": Known(1, "Till", "from shop import Till", "shop", own=True),
     "price": Known(1, "price", module="shop.core", own=True),
-    "shop.price": Known(2, "price", "from shop import price", own=True),
-    "self.price": Known(2, "price", "from shop import price", own=True),
+    "shop.price": Known(2, "price", "from shop import price", "shop", own=True),
+    "self.price": Known(2, "price", "from shop import price", "shop", own=True),
+    "floor": Known(1, "floor", "from math import floor", "math"),
     "n": Known(1, "3"),
     "items": Known(1, "[1, 2]"),
     **{name: Known(1, KEEP) for name in ("len", "list", "sum", "isinstance", "int", "ValueError")},
@@ -37,7 +38,7 @@ def only(body):
 
 def test_the_side_that_does_something_is_looked_at_and_values_stand_for_names():
     assert only(f"assert shop.price(n) == 6  {HERE}") == Excerpt(
-        ("from shop import price",), "price(3)", "price(3) == 6"
+        ("from shop import price",), "price(3)", "price(3) == 6", (("price", "shop"),)
     )
     assert only(f"assert n == price(each=n)  {HERE}") == Excerpt(
         (), "price(each=3)", "3 == price(each=3)", (("price", "shop.core"),)
@@ -72,6 +73,7 @@ if n:
         ("from shop import Till", "till = Till(3)", "for x in [1, 2]:", "    till.add(x)", "till.close()"),
         "till.total",
         "till.total == 6",
+        (("Till", "shop"),),
     )
 
 
@@ -88,6 +90,12 @@ def test_a_list_is_told_by_how_it_came_about():
     assert only(f"assert price(items) == 2  {HERE}").expression == "price([1, 2])"
     unchanged = only(f"items = [1, 2]\nassert price(n) == items  {HERE}")
     assert unchanged.lines == () and unchanged.expression == "price(3)"
+
+
+def test_what_only_the_claim_names_is_not_told():
+    assert only(f"assert price(n) == floor(6.5)  {HERE}") == Excerpt(
+        (), "price(3)", "price(3) == floor(6.5)", (("floor", "math"), ("price", "shop.core"))
+    )
 
 
 def test_a_result_is_told_by_the_call_that_gave_it():

@@ -136,7 +136,11 @@ def ask(tmp_path):
 def test_failing_tests_are_shown_as_a_user_would_see_them(ask):
     names = ("total", "each", "stream", "pay", "fixture", "private", "clock", "day", "folder")
     ids = [*(f"tests/test_shop.py::test_{name}" for name in names), "tests/test_shop.py::TestTill::test_sum"]
-    found = ask("buggy", mode="find", ids=ids)
+    told = ask("buggy", mode="find", ids=ids)
+    found, said = told["excerpts"], {test_id.rpartition("::")[2]: message for test_id, message in told["said"]}
+    assert said["test_sum"] == "6 != 5" and said["test_stream"].startswith("7 == 6")
+    # It says which second it is.
+    assert said["test_clock"] == "" and said["test_pay"] == "nothing was raised"
     correct, buggy = ask("correct", mode="replay", excerpts=found), ask("buggy", mode="replay", excerpts=found)
     seen = {
         "\n".join((*shown["lines"], shown["expression"])): (got[:2], right[:2], right[2])
@@ -159,7 +163,9 @@ def test_failing_tests_are_shown_as_a_user_would_see_them(ask):
             True,
         ),
     }
-    assert {tuple(map(tuple, shown["origins"])) for shown in found} == {(), (("total", "shop.core"),)}
+    assert {name: module for shown in found for name, module in shown["origins"]} == {
+        "Till": "shop", "total": "shop.core", "date": "datetime", "time": "time",
+    }  # fmt: skip
 
 
 def test_what_differs_from_build_to_build_and_a_claim_that_does_not_hold(ask):

@@ -5,6 +5,7 @@ import decimal
 import enum
 import itertools
 import math
+import os
 import tempfile
 import time
 
@@ -51,6 +52,7 @@ def test_values_without_such_a_text():
 
 def test_texts_of_every_build():
     assert steady("date(1999, 1, 2)") and steady("2001-02-03") and steady("1234567890") and steady("at 0 x")
+    assert not steady(f"cannot read '{os.getcwd()}/shop.py'")
     assert not steady("<f at 0x7f12>") and not steady(time.strftime("on %Y-%m-%d", time.gmtime()))
 
 
