@@ -88,15 +88,19 @@ class Symptom:
         return len(self.act.expression) + sum(map(len, getattr(self.act, "lines", ())))
 
 
-def symptoms(acts: Sequence[Call | Excerpt], correct: Sequence[Answer], buggy: Sequence[Answer]) -> list[Symptom]:
+def symptoms(
+    acts: Sequence[Call | Excerpt], correct: Sequence[Answer], buggy: Sequence[Answer], again: Sequence[Answer]
+) -> list[Symptom]:
     """Acts that went right and now do not, fit to be quoted, the shortest first.
 
-    A call that should fail is none: it may have failed for being made out of its place. An excerpt was checked.
+    `again`: answers of the correct tree after those of the buggy one; what differs by itself shows nothing. A call
+    that should fail is none: it may have failed for being made out of its place. An excerpt was checked.
     """
     found = [
         Symptom(act, got, expected)
-        for act, expected, got in zip(acts, correct, buggy, strict=True)
-        if (expected.kind, expected.text) != (got.kind, got.text)
+        for act, expected, got, lasting in zip(acts, correct, buggy, again, strict=True)
+        if expected == lasting
+        and (expected.kind, expected.text) != (got.kind, got.text)
         and (expected.kind != "raised" or isinstance(act, Excerpt) and got.kind != "raised")
         and expected.plain
         and got.plain

@@ -38,22 +38,19 @@ class Observer:
         self, overlay: Overlay, calls: Sequence[Call], failing: Iterable[str]
     ) -> tuple[list[Symptom], dict[str, str]]:
         """What shows the bug of `overlay`: of the calls, else excerpts of the tests that fail, else what these say."""
-        found = await self._compared(calls, lambda tree: self.answers(tree, calls), overlay) if calls else []
+        found = await self._compared(calls, lambda tree: self.answers(tree, calls), overlay)
         if found:
             return found, {}
         shown, said = await self._shown(overlay, failing)
-        return await self._compared(shown, lambda tree: self._replayed(tree, shown), overlay) if shown else [], said
+        return await self._compared(shown, lambda tree: self._replayed(tree, shown), overlay), said
 
     async def _compared(self, acts: Sequence[Call | Excerpt], answers: Callable, overlay: Overlay) -> list[Symptom]:
-        """Acts whose answers differ, and do not differ between two runs of the correct tree, one after the other's."""
-        correct, buggy, again = await answers({}), await answers(overlay), await answers({})
-        lasting = [n for n, answer in enumerate(correct) if answer == again[n]]
-        return symptoms(*([found[n] for n in lasting] for found in (acts, correct, buggy)))
+        return symptoms(acts, await answers({}), await answers(overlay), await answers({})) if acts else []
 
     async def _shown(self, overlay: Overlay, failing: Iterable[str]) -> tuple[list[Excerpt], dict[str, str]]:
         """Excerpts, and messages by test id, that are the same in two runs."""
         spec = {"mode": "find", "tests": self._environment.test_roots, "ids": _spread(failing)[:MAX_TESTS]}
-        once, again = [await self._probe(spec, overlay, timeout_s=120) for _ in range(2)]
+        once, again = [await self._probe(spec, overlay, timeout_s=300) for _ in range(2)]
         shown = [
             Excerpt(tuple(row["lines"]), row["expression"], row["check"], tuple(map(tuple, row["origins"])))
             for row in once["excerpts"]

@@ -194,6 +194,8 @@ def _attribute(module, name):
 def main():
     with open(sys.argv[1]) as f:
         spec = json.load(f)
+    # A test may leave another working directory behind.
+    out = os.path.abspath(sys.argv[2])
     spec["root"] = os.path.realpath(spec["root"])
     sys.path[:0] = [os.path.normpath(os.path.join(spec["root"], s)) for s in spec["source_roots"]]
     sys.dont_write_bytecode = True
@@ -205,7 +207,7 @@ def main():
         "replay": replay,
     }
     result = modes[spec["mode"]](spec)
-    with open(sys.argv[2], "w") as f:
+    with open(out, "w") as f:
         json.dump(result, f)
 
 
