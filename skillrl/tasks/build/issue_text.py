@@ -178,8 +178,11 @@ def _from_test_names(package: str, symbol: str, failing: Mapping[str, str]) -> s
     listed: dict[str, str] = {}
     for test_id, message in sorted(failing.items()):
         words = _words(re.sub(r"^test_?|\[.*", "", test_id.rsplit("::", 1)[-1]))
-        if words and f" {_words(symbol)} " not in f" {words} ":
-            listed[words] = listed.get(words) or ("" if _named(symbol, message) else message)
+        message = "" if _named(symbol, message) else message
+        if not words or f" {_words(symbol)} " in f" {words} ":
+            words = "a case" if message else ""
+        if words:
+            listed[words] = listed.get(words) or message
     if not listed:
         return f"Some behaviour of {package} is broken: it no longer works as documented."
     first = sorted(sorted(listed), key=lambda words: not listed[words])[:5]
