@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from sandbox_service.runner import Runner
 from sandbox_service.tasks import Candidate, Environment, Instance, TaskSet, TaskSetWriter, gold_overlay
-from skillrl.tasks.build.issue_text import Answer, Call, contract, instruction, issue, symptoms
+from skillrl.tasks.build.issue_text import Answer, Call, contract, instruction, issue
 from skillrl.tasks.build.ledger import Ledger
 from skillrl.tasks.build.manifest import Entry
 from skillrl.tasks.build.observe import MAX_CALLS, Observer
@@ -213,14 +213,11 @@ class Composer:
         reports = []
         for mutation, failing in zip(bug.mutations, bug.failing_alone, strict=True):
             calls = [c for c in self.calls if c.tests & failing][:MAX_CALLS]
-            found = []
-            if calls:
-                correct = await self.observer.answers({}, calls)
-                found = symptoms(calls, correct, await self.observer.answers(mutation.overlay, calls))
+            found, said = await self.observer.symptoms(mutation.overlay, calls, failing)
             if not found:
-                self.summary.leave_out("quoted call in the issue", "no literal call shows the bug")
+                self.summary.leave_out("example in the issue", "neither a call nor an assertion can be quoted")
             name = mutation.site.symbol.rpartition(".")[2]
-            reports.append(issue(self.package.name, name, found, failing, seed))
+            reports.append(issue(self.package.name, name, found, dict.fromkeys(failing, "") | said, seed))
         return "\n\nAnd a second report:\n\n".join(reports)
 
     async def _contract(self, path: str, symbol: str) -> str:

@@ -1,19 +1,24 @@
-"""Watches the package behave, in the sandbox: which calls its tests make, and what such calls come to."""
+"""Watches the package behave, in the sandbox: which calls its tests make, and what these come to on two trees."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from sandbox_service.backends.base import WORKSPACE, Backend
 from sandbox_service.tasks import Environment, Overlay, TaskSet
 from sandbox_service.workspaces import Trees
-from skillrl.tasks.build.issue_text import Answer, Call
+from skillrl.tasks.build.issue_text import Answer, Call, Symptom, symptoms
+from skillrl.tasks.build.probe_excerpt import Excerpt
 from skillrl.tasks.build.tree import BuildError
 
-_PROBE = Path(__file__).with_name("probe.py")
+_PROBE = sorted(Path(__file__).parent.glob("probe*.py"))
 _FOLDER = ".probe"
 # More would only make the evaluation longer; an issue quotes two.
 MAX_CALLS = 400
+# Failing tests that excerpts are made of.
+MAX_TESTS = 12
 
 
 class Observer:
@@ -24,9 +29,40 @@ class Observer:
         self._task_set, self._tree, self._environment = task_set, tree, environment
 
     async def calls(self) -> list[Call]:
-        """Calls with literal arguments that the tests make to what the package offers."""
-        rows = await self._probe({"mode": "record", "tests": self._environment.test_roots}, {}, timeout_s=300)
-        return [_call(row, tests) for *row, tests in rows]
+        """Calls with literal arguments that the tests make to what the package offers, each time they run."""
+        spec = {"mode": "record", "tests": self._environment.test_roots}
+        rows, again = [await self._probe(spec, {}, timeout_s=300) for _ in range(2)]
+        return [_call(row, tests) for *row, tests in rows if [*row, tests] in again]
+
+    async def symptoms(
+        self, overlay: Overlay, calls: Sequence[Call], failing: Iterable[str]
+    ) -> tuple[list[Symptom], dict[str, str]]:
+        """What shows the bug of `overlay`: of the calls, else excerpts of the tests that fail, else what these say."""
+        found = await self._compared(calls, lambda tree: self.answers(tree, calls), overlay)
+        if found:
+            return found, {}
+        shown, said = await self._shown(overlay, failing)
+        return await self._compared(shown, lambda tree: self._replayed(tree, shown), overlay), said
+
+    async def _compared(self, acts: Sequence[Call | Excerpt], answers: Callable, overlay: Overlay) -> list[Symptom]:
+        return symptoms(acts, await answers({}), await answers(overlay), await answers({})) if acts else []
+
+    async def _shown(self, overlay: Overlay, failing: Iterable[str]) -> tuple[list[Excerpt], dict[str, str]]:
+        """Excerpts, and messages by test id, that are the same in two runs."""
+        spec = {"mode": "find", "tests": self._environment.test_roots, "ids": _spread(failing)[:MAX_TESTS]}
+        once, again = [await self._probe(spec, overlay, timeout_s=300) for _ in range(2)]
+        shown = [
+            Excerpt(tuple(row["lines"]), row["expression"], row["check"], tuple(map(tuple, row["origins"])))
+            for row in once["excerpts"]
+            if row in again["excerpts"]
+        ]
+        return shown, {test_id: message for test_id, message in once["said"] if [test_id, message] in again["said"]}
+
+    async def _replayed(self, overlay: Overlay, shown: Sequence[Excerpt]) -> list[Answer]:
+        """Where the test's own claim does not hold of the correct tree, the excerpt is not fit to be quoted."""
+        spec = {"mode": "replay", "excerpts": list(map(asdict, shown))}
+        rows = await self._probe(spec, overlay, timeout_s=60 + 4 * len(shown))
+        return [Answer(kind, text) if holds or overlay else Answer("unfit", "") for kind, text, holds in rows]
 
     async def answers(self, overlay: Overlay, calls: Sequence[Call]) -> list[Answer]:
         """What each call comes to on the tree changed by `overlay`."""
@@ -41,7 +77,8 @@ class Observer:
             for path, text in overlay.items():
                 await workspace.write_file(path, text.encode())
             spec = {**spec, "root": WORKSPACE, "source_roots": self._environment.source_roots}
-            await workspace.write_file(f"{_FOLDER}/probe.py", _PROBE.read_bytes())
+            for part in _PROBE:
+                await workspace.write_file(f"{_FOLDER}/{part.name}", part.read_bytes())
             await workspace.write_file(f"{_FOLDER}/spec.json", json.dumps(spec).encode())
             argv = ["python3", f"{_FOLDER}/probe.py", f"{_FOLDER}/spec.json", f"{_FOLDER}/out.json"]
             # Sets and dicts of strings then print the same on both trees.
@@ -65,6 +102,17 @@ def _call(row: Sequence, tests: Sequence[str] = ()) -> Call:
         frozenset(tests),
         _call(receiver) if receiver else None,
     )
+
+
+def _spread(test_ids: Iterable[str]) -> list[str]:
+    """One test of each function first, then a second of each, and so on."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for test_id in sorted(test_ids):
+        function = test_id.partition("[")[0]
+        turns.append((seen[function], test_id))
+        seen[function] += 1
+    return [test_id for _, test_id in sorted(turns)]
 
 
 def _row(call: Call) -> list:
