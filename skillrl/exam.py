@@ -71,6 +71,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     scores = evaluate.task_scores(groups[task.task_id] for task in tasks)
     evaluate.write_scores(workdir / SCORES, scores)
     summary = _summary(played_under["player"], config.eval.samples, workdir, scores)
+    if unsafe := sum(episode.outcome.unsafe for task in tasks for episode in groups[task.task_id]):
+        summary["unsafe_outcomes"] = unsafe
     (workdir / export.SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(evaluate.standing_table(summary["suites"], config.eval.samples))
     for (reason, detail), count in _ungradable(groups[task.task_id] for task in tasks):

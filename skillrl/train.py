@@ -232,7 +232,7 @@ def _finish(run: Run) -> None:
     config, workdir = run.config, run.workdir
     if config.eval.samples:
         before, after = (evaluate.read_scores(workdir / "eval" / f"{n}.json") for n in ("before", "after"))
-        summary = evaluate.summarise(before, after)
+        summary = evaluate.summarise(before, after) | report.unsafe_outcomes(workdir)
         (workdir / export.SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         print(evaluate.table(summary))
     shutil.rmtree(workdir / "hf", ignore_errors=True)

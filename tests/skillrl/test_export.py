@@ -109,5 +109,8 @@ def test_model_card_has_the_numbers_of_the_run(tmp_path, cfg):
     for line in ("| steps | 3 |", "| tokens learned from | 3,003 |", "| score, last step | 0.5 |", "| seed | 5 |",
                  "| started from | hf:base |", '"mean_after": 0.4', '"program": "rl"'):  # fmt: skip
         assert line in card
+    assert "isolation" not in card
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row | {"unsafe": 4}) + "\n" for row in rows))
+    assert "| training outcomes without proven isolation | 12 |" in export.model_card(cfg, tmp_path, 3)
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "Scores" not in export.model_card(cfg, tmp_path / "none", 0)

@@ -55,7 +55,7 @@ def test_scalars_of_a_skill_by_hand():
         episode(1, Outcome(-1.0), 8, status=Status.TRUNCATED_TOKENS),
     ]
     second = [
-        episode(2, Outcome(-1.0), 0, status=Status.MALFORMED, times_s={"tools": 4.0}),
+        episode(2, Outcome(-1.0, unsafe=True), 0, status=Status.MALFORMED, times_s={"tools": 4.0}),
         episode(3, Outcome(None, reason="infra"), 0, status=Status.INFRA_ERROR),
     ]
     scalars = rollout_metrics([first, second], score_of)
@@ -75,6 +75,7 @@ def test_scalars_of_a_skill_by_hand():
             "ungradable/infra": 1,
             "ungradable/task": 0,
             "ungradable/grader": 0,
+            "unsafe": 1,
             "times/sampling_wait_s_per_episode": 0.0,
             "times/tools_wait_s_per_episode": 1.5,
             "times/grading_wait_s_per_episode": 0.25,
