@@ -10,12 +10,14 @@ import pytest
 from chat_server import Answer, ChatServer, Model, chat_server, replies
 from episodes import make_episode
 from program import Family
+from readme import undefined_metrics
 
 from configs import eval as eval_config
 from configs import tiny
 from sandbox_service.tasks import read_task_set
 from skillrl import exam, setup, sharding
 from skillrl.checkpoint import Checkpoints
+from skillrl.metrics import read_metrics
 from skillrl.models.hf import load_hf
 from skillrl.rollout.collector import ServiceFault
 from skillrl.rollout.records import read_episodes, write_episodes
@@ -231,6 +233,7 @@ def test_gold_answers_through_an_endpoint_score_the_maximum(plans, world_dir, tm
     assert summary["endpoint"]["requests"] == len(server.requests)
     assert summary["endpoint"]["prompt_tokens"] > 0 < summary["endpoint"]["failed_tries"]
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert undefined_metrics(name for row in read_metrics(tmp_path) for name in row if name != "step") == set()
     assert len(json.loads((tmp_path / "scores.json").read_text())) == 7
     assert len(list(read_episodes(tmp_path / "episodes.jsonl"))) == 14
 
