@@ -8,6 +8,7 @@ from hf_folders import random_params
 from safetensors.numpy import load_file, save_file
 
 from skillrl import export, sharding
+from skillrl.chat.compact import TEMPLATE
 from skillrl.checkpoint import Checkpoints
 from skillrl.models.hf import load_hf
 from skillrl.rl.learner import Learner, LearnerConfig
@@ -45,6 +46,7 @@ def test_command_exports_a_checkpoint_that_reads_back_bitwise(tmp_path, cfg, mes
         assert again == cfg
     for name in ("tokenizer.model", "README.md", "generation_config.json", "config.json", "model.safetensors"):
         assert (tmp_path / "newest" / name).is_file()
+    assert (tmp_path / "newest" / "chat_template.jinja").read_text() == TEMPLATE
     ours = SentencePieceTokenizer(tokenizer_dir / "tokenizer.model")
     generation = json.loads((tmp_path / "newest" / "generation_config.json").read_text())
     assert (generation["eos_token_id"], generation["pad_token_id"]) == (ours.special_id("<|end|>"), 0)
