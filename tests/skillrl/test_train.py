@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import time
 
 import jax
@@ -99,6 +100,9 @@ def test_a_run_leaves_what_is_documented(uninterrupted, policy_dir):
     page = (workdir / "report.html").read_text()
     assert "judgment" in page and "Not evaluated yet" not in page
     assert "held-out" in done.stdout or "heldout" in done.stdout
+    # Without a terminal, plain lines say how far it came.
+    assert re.search(rf"^training, score \S+ \S+ tokens/s: {STEPS}/{STEPS}, ", done.stderr, re.MULTILINE)
+    assert "evaluating before: 21/21, " in done.stderr
     episodes = [e for step in range(STEPS) for e in read_episodes(workdir / "episodes" / f"train-{step:06d}.jsonl")]
     assert len(episodes) == STEPS * 5 * 4
     assert len(list(read_episodes(workdir / "episodes" / "eval-before.jsonl"))) == 21
