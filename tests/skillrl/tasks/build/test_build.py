@@ -174,5 +174,5 @@ def test_a_real_package(tmp_path, capsys):
     (package,) = made["packages"]
     assert package["package"]["licence"] == "MIT" and package["baseline"]["tests"] == 455
     assert made["tasks"] == dict.fromkeys(sorted((*SKILLS, "bug_fixing")), 1) | {"review": 2}
-    report = asyncio.run(validate(tmp_path / "set", repeats=1))
+    report = asyncio.run(validate(tmp_path / "set", repeats=2))
     assert report.failures == {} and sum(s.tasks for s in report.skills.values()) == 7
