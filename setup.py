@@ -39,7 +39,8 @@ setup(
         "pytest>=8.4",
         # Task repositories of swebench 5.x and the configurations of MLE-bench.
         "pyyaml>=6.0",
-        "rich>=13.9",
+        # From 14.1 on, the bars of an evaluation may stand inside those of the training.
+        "rich>=14.1",
     ],
     extras_require={
         "cpu": ["jax>=0.9", *JAX],

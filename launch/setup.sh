@@ -7,14 +7,19 @@ cd "$(dirname "$0")/.."
 venv=$1 extras=$2
 shift 2
 
-want() { # want COMMAND PACKAGE: installs the package when the command is missing
-  command -v "$1" >/dev/null && return
+install() { # install WHAT PACKAGE: through the distribution where permitted
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq && apt-get install -qq -y --no-install-recommends "$2" >/dev/null
   else
-    echo "setup: '$1' is missing and cannot be installed from here; run: sudo apt-get install $2" >&2
+    echo "setup: $1 is missing and cannot be installed from here; run: sudo apt-get install $2" >&2
     exit 1
   fi
+}
+want() { # want COMMAND PACKAGE: installs the package when the command is missing
+  command -v "$1" >/dev/null || install "'$1'" "$2"
+}
+suits() { # suits PYTHON: whether it is there and of a version that this project runs on
+  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 }
 want patch patch # agents apply candidate diffs with it
 want git git     # the provenance of checkpoints and exports names the commit
@@ -26,31 +31,35 @@ case ",$extras," in *,docker,*)
   fi ;;
 esac
 
-python=""
-for candidate in "${PYTHON:-}" python3.11 python3.12 python3; do
-  if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-    python=$candidate
-    break
+make_venv() {
+  local python="" candidate name clear=""
+  for candidate in "${PYTHON:-}" python3.11 python3.12 python3; do
+    if [ -n "$candidate" ] && suits "$candidate"; then
+      python=$candidate
+      break
+    fi
+  done
+  if [ -z "$python" ]; then
+    want python3 python3
+    python=python3
   fi
-done
-if [ -z "$python" ]; then
-  want python3 python3
-  python=python3
-fi
+  if ! suits "$python"; then
+    echo "setup: this needs Python 3.11, 3.12 or 3.13, and '$python' is $("$python" --version 2>&1); run:" \
+      "sudo apt-get install python3.11 python3.11-venv, or name another one with PYTHON=/path/to/python" >&2
+    exit 1
+  fi
+  name=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+  "$python" -c 'import ensurepip' 2>/dev/null || install "$name's venv module" "$name-venv"
+  # Of a python that was too old, or is no longer there.
+  if [ -e "$venv/pyvenv.cfg" ]; then clear=--clear; fi
+  "$python" -m venv $clear "$venv"
+}
 
 stamp="$venv/.ready-$(echo "$extras $* $(cksum <setup.py)" | cksum | cut -d' ' -f1)"
-[ -e "$stamp" ] && exit 0
-if [ ! -x "$venv/bin/python" ]; then
-  if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-    if [ "$(id -u)" = 0 ]; then
-      apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-venv >/dev/null
-    else
-      echo "setup: python's venv module is missing; run: sudo apt-get install python3-venv" >&2
-      exit 1
-    fi
-  fi
-  "$python" -m venv "$venv"
+if ! suits "$venv/bin/python"; then
+  make_venv
 fi
+[ -e "$stamp" ] && exit 0
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@" 2> >(grep -v '^WARNING: Location' >&2); }
 echo "setup: installing into $venv (a few minutes the first time)"
 for requirement in "$@"; do pip install "$requirement"; done

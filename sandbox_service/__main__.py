@@ -66,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image", metavar="NAME", help="docker: the image of all sandboxes, best as NAME@sha256:...")
     parser.add_argument("--runtime", metavar="NAME", help="docker: the engine's runtime, such as runsc")
     parser.add_argument("--pool", type=int, default=2, metavar="N", help="docker: started containers kept of each kind")
-    parser.add_argument("--allow-unsafe", action="store_true", help="serve although isolation does not hold")
+    parser.add_argument("--allow-unsafe", action="store_true", help="serve loopback without proven isolation")
     parser.add_argument("--state", type=Path, metavar="DIR", help="working folder; a temporary one by default")
     parser.add_argument("--max-sessions", type=int, default=Policy.max_sessions)
     parser.add_argument("--max-execs", type=int, default=Policy.max_execs, help="commands at the same time")
@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     state = options.state or scratch.make("state")
     try:
         state.mkdir(parents=True, exist_ok=True)
-        check_bind(options.bind, secured=options.credentials is not None)
+        check_bind(options.bind, secured=options.credentials is not None, unsafe=options.allow_unsafe)
         task_sets = [read_task_set(path, [options.image] if options.image else ()) for path in options.tasks]
         asyncio.run(serve(options, task_sets, state))
     except (TaskSetError, BadRequest) as e:

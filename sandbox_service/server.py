@@ -118,8 +118,11 @@ def unix_path(address: str) -> Path | None:
     return Path(address.removeprefix("unix:")) if address.startswith("unix:") else None
 
 
-def check_bind(bind: str, *, secured: bool = False) -> None:
-    """Raises BadRequest unless `bind` is a free unix socket path or a loopback address; any address when secured."""
+def check_bind(bind: str, *, secured: bool = False, unsafe: bool = False) -> None:
+    """Raises BadRequest unless `bind` is a free unix socket path or a loopback address.
+
+    Any address is good for a secured service, but never for one that serves although isolation does not hold.
+    """
     path = unix_path(bind)
     if path:
         if secured:
@@ -140,6 +143,11 @@ def check_bind(bind: str, *, secured: bool = False) -> None:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
+    if not loopback and unsafe:
+        raise errors.BadRequest(
+            f"--bind={bind}: with --allow-unsafe only loopback (127.0.0.1, [::1]) and unix sockets are served, because "
+            "whoever can call could run commands on this host; drop --allow-unsafe or bind to loopback"
+        )
     if not loopback and not secured:
         raise errors.BadRequest(
             f"--bind={bind}: only loopback (127.0.0.1, [::1]) and unix sockets are served without --credentials=DIR, "

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from skillrl import evaluate, export, setup
 from skillrl.chat import ChatFormat
 from skillrl.metrics import Metrics, read_metrics, rollout_metrics
+from skillrl.progress import progress
 from skillrl.rollout.agents import Agents, PolicyAgents
 from skillrl.rollout.collector import Collector, check_faults
 from skillrl.rollout.endpoint import Endpoint, EndpointAgents, in_characters
@@ -71,6 +71,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     scores = evaluate.task_scores(groups[task.task_id] for task in tasks)
     evaluate.write_scores(workdir / SCORES, scores)
     summary = _summary(played_under["player"], config.eval.samples, workdir, scores)
+    if unsafe := sum(episode.outcome.unsafe for task in tasks for episode in groups[task.task_id]):
+        summary["unsafe_outcomes"] = unsafe
     (workdir / export.SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(evaluate.standing_table(summary["suites"], config.eval.samples))
     for (reason, detail), count in _ungradable(groups[task.task_id] for task in tasks):
@@ -223,12 +225,12 @@ async def _play(
         chunks = len(read_metrics(workdir))
         metrics = Metrics(workdir, from_step=chunks)
         stack.callback(metrics.close)
-        progress = stack.enter_context(_progress())
-        bar = progress.add_task("evaluating", total=total * samples, completed=done * samples)
+        bars = stack.enter_context(progress())
+        bar = bars.add_task("evaluating", total=total * samples, completed=done * samples)
 
         def keep(episode: Episode) -> None:
             append_episodes(workdir / EPISODES, [episode])
-            progress.advance(bar)
+            bars.advance(bar)
 
         for start in range(0, len(tasks), _CHUNK_TASKS):
             chunk = tasks[start : start + _CHUNK_TASKS]
@@ -275,8 +277,3 @@ def _ungradable(groups: Iterable[Sequence[Episode]]) -> list[tuple[tuple[str, st
     """Why there was no reward, the most frequent reasons first."""
     outcomes = (episode.outcome for group in groups for episode in group)
     return Counter((o.reason, o.detail) for o in outcomes if not o.graded).most_common(_SHOWN_REASONS)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=None)

@@ -131,6 +131,8 @@ def model_card(cfg: ModelConfig, workdir: Path, step: int) -> str:
         lines += [f"| seed | {config.get('seed')} |"]
     if rows:
         lines += [f"| {name}, last step | {rows[-1][name]:.4g} |" for name in ("score", "loss") if name in rows[-1]]
+    if unsafe := int(sum(row.get("unsafe", 0) for row in rows)):
+        lines += [f"| training outcomes without proven isolation | {unsafe:,} |"]
     lines += [""]
     for title, text in (("Scores before and after", _read(workdir / SUMMARY_FILE)), ("Config", config)):
         if text:

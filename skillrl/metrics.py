@@ -61,8 +61,8 @@ def rollout_metrics(groups: Sequence[Sequence[Episode]], score) -> dict[str, flo
 
     `score(episode)` maps a graded episode to [0, 1]. Names are `SKILL/reward`, `/score`, `/pass_rate` (share with the
     maximal reward), `/tokens`, `/turns`, `/truncated`, `/malformed`, `/ungradable` (shares of episodes) and
-    `/zero_variance` (share of groups whose graded rewards are all equal). Of all skills: `episodes` and, by reason,
-    how many were `ungradable/REASON`.
+    `/zero_variance` (share of groups whose graded rewards are all equal). Of all skills: `episodes`, how many of them
+    were `ungradable/REASON`, by reason, and how many `unsafe`: played and graded without proven isolation.
     """
     by_skill = defaultdict(list)
     for group in groups:
@@ -88,6 +88,7 @@ def rollout_metrics(groups: Sequence[Sequence[Episode]], score) -> dict[str, flo
     scalars["episodes"] = len(episodes)
     for reason in UNGRADABLE_REASONS:
         scalars[f"ungradable/{reason}"] = sum(e.outcome.reason == reason for e in episodes)
+    scalars["unsafe"] = sum(e.outcome.unsafe for e in episodes)
     for part in ("sampling", "tools", "grading"):
         scalars[f"times/{part}_wait_s_per_episode"] = _mean([e.times_s.get(part, 0.0) for e in episodes])
     return scalars

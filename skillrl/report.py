@@ -7,6 +7,7 @@ from pathlib import Path
 
 from skillrl.evaluate import change_of, mean_row, show_score, suites_of
 from skillrl.metrics import read_metrics
+from skillrl.rollout.records import read_episodes
 from skillrl.types import COMPOSITE_KINDS, SKILLS, UNGRADABLE_REASONS, Episode
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed")
@@ -60,6 +61,17 @@ def ungradable(rows: Sequence[Mapping]) -> str:
     return f"{sum(counts.values())} of {episodes} ({by_reason}); played again: {replays}"
 
 
+def unsafe_outcomes(workdir: Path) -> dict[str, int]:
+    """How many outcomes of the run's training and evaluations came from a service without proven isolation.
+
+    As an entry of summary.json, and as none where there is no such outcome.
+    """
+    evaluations = sorted((workdir / "episodes").glob("eval-*.jsonl"))
+    count = sum(int(row.get("unsafe", 0)) for row in read_metrics(workdir))
+    count += sum(episode.outcome.unsafe for path in evaluations for episode in read_episodes(path))
+    return {"unsafe_outcomes": count} if count else {}
+
+
 def _row(cell: str, name: str, s: Mapping) -> str:
     values = [show_score(s["before"]), show_score(s["after"]), show_score(change_of(s), "+.3f")]
     values += [show_score(s["stderr"]), s["n"], s["ungradable"]]
@@ -82,7 +94,8 @@ def episode_html(episode: Episode) -> str:
         f'<div class="role">{t.role}</div><pre class="{t.role}">{html.escape(t.text)}</pre>' for t in episode.turns
     ]
     components = ", ".join(f"{name} {value:g}" for name, value in sorted(episode.outcome.components.items()))
-    title = f"{episode.task.skill} · {reward} · {episode.status.value} · {episode.episode_id}"
+    marks = [episode.task.skill, reward, episode.status.value, *["unsafe"] * episode.outcome.unsafe]
+    title = " · ".join((*marks, episode.episode_id))
     note = f'<p class="note" style="padding:0 .8rem">{html.escape(components)}</p>'
     return f"<details><summary>{html.escape(title)}</summary>{''.join(parts)}{note}</details>"
 
@@ -93,6 +106,8 @@ def write_report(workdir: Path, title: str, facts: Mapping[str, object], episode
     summary_file = workdir / "summary.json"
     if rows:
         facts = {**facts, "training episodes without a reward": ungradable(rows)}
+    for count in unsafe_outcomes(workdir).values():
+        facts = {**facts, "outcomes without proven isolation (--allow-unsafe)": count}
     tables = '<p class="note">Not evaluated yet.</p>'
     if summary_file.exists():
         summary = json.loads(summary_file.read_text(encoding="utf-8"))

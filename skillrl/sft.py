@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
-from rich.progress import Progress
 
 from skillrl import export, setup, sharding
 from skillrl.chat import CompactChat, Final, Message, ToolCall, ToolResult, User, render
@@ -22,6 +21,7 @@ from skillrl.demonstrators import CAREFUL, HASTY, Steps
 from skillrl.evaluate import score_of
 from skillrl.metrics import Metrics
 from skillrl.models.config import variant
+from skillrl.progress import progress
 from skillrl.renaming import NAME_KINDS, renamed
 from skillrl.rl.learner import TrainState
 from skillrl.rl.packing import pack
@@ -52,12 +52,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     def train(name: str, state: TrainState, end: int, batch: Callable[[np.random.Generator], Batch]) -> TrainState:
         first = int(state.step)
         metrics = Metrics(workdir, from_step=first)
-        with Progress(disable=None) as progress:
-            bar = progress.add_task(name, total=end, completed=first)
+        with progress() as bars:
+            bar = bars.add_task(name, total=end, completed=first)
             for step in range(first, end):
                 state, scalars = learner.update(state, batch(np.random.default_rng([config.seed, step])))
                 metrics.write(step, scalars)
-                progress.update(bar, advance=1, description=f"{name}, loss {scalars['loss']:.3f}")
+                bars.update(bar, advance=1, description=f"{name}, loss {scalars['loss']:.3f}")
                 if (step + 1) % config.checkpoint.every_steps == 0 or step + 1 == end:
                     checkpoints.save(step + 1, state, cfg)
         metrics.close()
@@ -95,13 +95,13 @@ async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tas
     chat = CompactChat(SentencePieceTokenizer.train(prompts, workdir / "bootstrap.model", 600))
     attempted = list(read_finished_episodes(path)) if path.exists() else []
     async with setup.sandbox_client(config, [task_dir], f"sft-{workdir.name}") as client:
-        with Progress(disable=None) as progress:
-            bar = progress.add_task("demonstrations", total=len(tasks), completed=len(attempted))
+        with progress() as bars:
+            bar = bars.add_task("demonstrations", total=len(tasks), completed=len(attempted))
             for start in range(len(attempted), len(tasks), _CHUNK_TASKS):
                 episodes = await _attempt(config, client, chat, tasks[start : start + _CHUNK_TASKS])
                 append_episodes(path, episodes)
                 attempted += episodes
-                progress.update(bar, completed=len(attempted))
+                bars.update(bar, completed=len(attempted))
     proven = [e for e in attempted if e.outcome.graded and score_of(e) == 1.0]
     logging.warning("%d of %d demonstrations earned the maximal reward", len(proven), len(attempted))
     if len(proven) < config.sft.episodes_per_step:

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sandbox_service.client import SandboxClient
 from skillrl import evaluate, export, report, setup
 from skillrl.checkpoint import Checkpoints
 from skillrl.metrics import Metrics, rollout_metrics
+from skillrl.progress import progress
 from skillrl.rl.advantages import group_advantages
 from skillrl.rl.learner import Learner, TrainState
 from skillrl.rl.outcomes import learnable
@@ -117,8 +117,8 @@ def _collector(run: Run, client: SandboxClient) -> Collector:
 async def _train(run: Run) -> None:
     config = run.config
     metrics = Metrics(run.workdir, from_step=run.step)
-    with _progress() as progress:
-        bar = progress.add_task("training", total=config.num_steps, completed=run.step)
+    with progress() as bars:
+        bar = bars.add_task("training", total=config.num_steps, completed=run.step)
         while run.step < config.num_steps:
             scalars = await _train_step(run)
             metrics.write(run.step, scalars)
@@ -131,7 +131,7 @@ async def _train(run: Run) -> None:
             if every and run.step % every == 0 and run.step < config.num_steps:
                 await _evaluate(run, f"step-{run.step}")
             text = f"training, score {scalars['score']:.2f}, {scalars['tokens_per_s']:.0f} tokens/s"
-            progress.update(bar, advance=1, description=text)
+            bars.update(bar, advance=1, description=text)
     metrics.close()
 
 
@@ -212,14 +212,14 @@ async def _evaluate(run: Run, name: str) -> None:
     if path.exists() or not config.eval.samples:
         return
     tasks = setup.evaluation_tasks(run.tasks, config)
-    with _progress() as progress:
-        bar = progress.add_task(f"evaluating {name}", total=len(tasks) * config.eval.samples)
+    with progress() as bars:
+        bar = bars.add_task(f"evaluating {name}", total=len(tasks) * config.eval.samples)
         groups = await run.collector.collect(
             tasks,
             config.eval.samples,
             seed=config.seed + 7,
             temperature=config.eval.temperature,
-            on_done=lambda episode: progress.advance(bar),
+            on_done=lambda episode: bars.advance(bar),
         )
     episodes = [e for g in groups for e in g]
     check_faults(groups, config.sandbox.max_infra_share)
@@ -232,7 +232,7 @@ def _finish(run: Run) -> None:
     config, workdir = run.config, run.workdir
     if config.eval.samples:
         before, after = (evaluate.read_scores(workdir / "eval" / f"{n}.json") for n in ("before", "after"))
-        summary = evaluate.summarise(before, after)
+        summary = evaluate.summarise(before, after) | report.unsafe_outcomes(workdir)
         (workdir / export.SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         print(evaluate.table(summary))
     shutil.rmtree(workdir / "hf", ignore_errors=True)
@@ -244,8 +244,3 @@ def _finish(run: Run) -> None:
     picked = episodes[:: max(1, len(episodes) // _REPORT_EPISODES)]
     page = report.write_report(workdir, f"skillrl: {workdir.name}", facts, picked)
     print(f"report: {page}\nexported policy: {workdir / 'hf'}")
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=None)

@@ -53,6 +53,8 @@ class Outcome:
     components: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     detail: str = ""
+    # The service ran with --allow-unsafe: the agent's commands may have reached what graded them.
+    unsafe: bool = False
 
     def __post_init__(self):
         if (self.reward is None) == (self.reason is None):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 # A module imports only what stands above it; modules on one line may import each other.
 ORDER = [
-    ["types", "metrics"],
+    ["types", "metrics", "progress"],
     ["tasks"],
     ["skills"],
     ["tokenizer", "chat"],

@@ -31,9 +31,9 @@ def package_dir(program, tmp_path_factory):
 
 
 def test_validate_proves_it(program, package_dir):
-    done = program.complete("skillrl.tasks.validate", str(package_dir), "--sample=7", "--repeats=1")
+    done = program.complete("skillrl.tasks.validate", str(package_dir), "--repeats=1")
     proven = json.loads(done.stdout.splitlines()[-1])
-    assert proven["failures"] == {} and proven["tasks"] == 7
+    assert proven["failures"] == {} and proven["tasks"] == 14
     assert proven["skills"].keys() == KINDS
     assert all(s["gold_max"] == s["null_min"] == s["tasks"] for s in proven["skills"].values())
 

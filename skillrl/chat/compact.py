@@ -8,6 +8,8 @@ One line a message; special tokens are single ids; nothing stands between messag
     <|assistant|><|call|>str_replace<|arg|>replace<|arg|>textkit/lines.py<|arg|>line[:width]<|arg|>line.ljust(width)<|end|>
     <|tool|>replaced 1 occurrence<|end|>
     <|assistant|>Fixed.<|end|>
+
+It has no system message: TEMPLATE puts such a text before the user's.
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,42 @@ from collections.abc import Sequence
 from skillrl import tokenizer as tok
 from skillrl.chat.base import Final, Malformed, ToolCall
 from skillrl.tokenizer import Tokenizer
+
+# The same for transformers' apply_chat_template, with the arguments of a call by their names (skillrl/chat/schemas.py),
+# in whatever order. Here the names of special tokens are those tokens wherever they stand.
+TEMPLATE = """\
+{%- set told = namespace(system='') %}
+{%- for message in messages %}
+    {%- if message.role == 'system' %}
+        {%- set told.system = message.content + '\\n\\n' %}
+    {%- elif message.role == 'user' %}
+        {{- '<|user|>' + told.system + message.content + '<|end|>' }}
+        {%- set told.system = '' %}
+    {%- elif message.role == 'assistant' and message.tool_calls %}
+        {%- if message.tool_calls | length > 1 or message.content %}
+            {{- raise_exception('a turn of the compact format is one call, or text without a call') }}
+        {%- endif %}
+        {%- set call = message.tool_calls[0].function or message.tool_calls[0] %}
+        {{- '<|assistant|><|call|>' + call.name }}
+        {%- for name in call.arguments if name not in ['command', 'path', 'text', 'old', 'new'] %}
+            {{- raise_exception('the compact format knows no argument ' + name) }}
+        {%- endfor %}
+        {%- for name in ['command', 'path', 'text', 'old', 'new'] if name in call.arguments %}
+            {{- '<|arg|>' + call.arguments[name] }}
+        {%- endfor %}
+        {{- '<|end|>' }}
+    {%- elif message.role == 'assistant' %}
+        {{- '<|assistant|>' + message.content + '<|end|>' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|tool|>' + message.content + '<|end|>' }}
+    {%- else %}
+        {{- raise_exception('the compact format knows no role ' + message.role) }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' }}
+{%- endif %}
+"""
 
 
 class CompactChat:

@@ -18,9 +18,8 @@ from jax.sharding import Mesh
 from skillrl import sharding
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig
-from skillrl.models.families import HfError, from_hf_config
-from skillrl.models.hf import load_hf
-from skillrl.models.hf_files import read_json
+from skillrl.models.families import HfError
+from skillrl.models.hf import check_hf, load_hf
 
 _TOLERANCE = 1e-4
 _ROWS = 2
@@ -69,11 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random tokens")
     args = parser.parse_args(argv)
     try:
-        cfg = from_hf_config(read_json(args.folder / "config.json"), str(args.folder / "config.json"))
+        mesh = sharding.make_mesh({}, devices=jax.local_devices()[:1])
+        # First, since transformers ends in a traceback on a damaged folder, and fills in what is missing.
+        cfg = check_hf(args.folder, mesh)
         tokens_BT = np.random.default_rng(args.seed).integers(0, cfg.vocab, (_ROWS, args.tokens)).astype(np.int32)
         theirs = their_logits(args.folder, tokens_BT)
         gc.collect()  # one copy of the weights at a time
-        mesh = sharding.make_mesh({}, devices=jax.local_devices()[:1])
         cfg, params = load_hf(args.folder, mesh, param_dtype="float32", dtype="float32", unroll=1)
         ours = our_logits(cfg, params, mesh, tokens_BT)
     except (CheckError, HfError, sharding.ShardingError) as e:

@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +42,30 @@ def load_hf(
     Raises HfError when config or tensors do not fit this decoder.
     """
     path = Path(path)
-    if not (path / "config.json").is_file():
-        raise HfError(f"{path} holds no config.json; give the folder of a model as huggingface.co or export has it")
-    config = read_json(path / "config.json")
-    cfg = from_hf_config(config, str(path / "config.json"))
+    config, cfg = _configs(path)
     cfg = ModelConfig(**{**vars(cfg), "unroll": min(cfg.layers, 4), **changes})
     abstract = models.abstract_params(cfg, mesh)
     expected = parameters(cfg, abstract)
     params: models.Params = {}
     with TensorFiles(path) as files:
-        _check_names(path, cfg, config, files, {name for p in expected for name in p.names()})
-        for parameter in expected:
-            for name in parameter.names():
-                files.check(name, parameter.tensor_shape)
+        _check(path, cfg, config, files, expected)
         for parameter in expected:
             *parents, key = parameter.path
             part = functools.reduce(lambda node, name: node.setdefault(name, {}), parents, params)
             part[key] = _load(parameter, leaf(abstract, parameter.path).sharding, files, chunk_bytes)
     return cfg, jax.tree.map(lambda _, x: x, abstract, params)
+
+
+def check_hf(path: str | Path, mesh: Mesh) -> ModelConfig:
+    """Raises HfError for a folder that `load_hf` refuses: by its config, names, shapes, dtypes or cut files.
+
+    No tensor is read.
+    """
+    path = Path(path)
+    config, cfg = _configs(path)
+    with TensorFiles(path) as files:
+        _check(path, cfg, config, files, parameters(cfg, models.abstract_params(cfg, mesh)))
+    return cfg
 
 
 def save_hf(path: Path, cfg: ModelConfig, params: models.Params, *, max_file_bytes: int = MAX_FILE_BYTES) -> None:
@@ -94,6 +100,21 @@ def differing_tensor(path: Path, cfg: ModelConfig, params: models.Params) -> str
             if different is None and not np.array_equal(files.read(name).view(bits.dtype), bits):
                 different = name
     return different
+
+
+def _configs(path: Path) -> tuple[dict[str, Any], ModelConfig]:
+    """The folder's own config, and what it means here."""
+    if not (path / "config.json").is_file():
+        raise HfError(f"{path} holds no config.json; give the folder of a model as huggingface.co or export has it")
+    config = read_json(path / "config.json")
+    return config, from_hf_config(config, str(path / "config.json"))
+
+
+def _check(path: Path, cfg: ModelConfig, config: dict, files: TensorFiles, expected: Sequence[Parameter]) -> None:
+    _check_names(path, cfg, config, files, {name for parameter in expected for name in parameter.names()})
+    for parameter in expected:
+        for name in parameter.names():
+            files.check(name, parameter.tensor_shape)
 
 
 def _check_names(path: Path, cfg: ModelConfig, config: dict, files: TensorFiles, expected: set[str]) -> None:

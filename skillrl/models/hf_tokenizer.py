@@ -1,4 +1,6 @@
-"""The SentencePiece model of a small policy as a tokenizer.json, so that transformers.AutoTokenizer loads the folder.
+"""The SentencePiece model of a small policy as a tokenizer.json with the compact format as its chat template.
+
+transformers.AutoTokenizer loads the folder, and its apply_chat_template writes what such a policy was trained on.
 
 Ids are the same as SentencePieceTokenizer's on text without U+2581 and without the names of special tokens. Those two
 differ by design: here the name of a special token is that token, as transformers' users expect, while in an episode it
@@ -11,6 +13,7 @@ from typing import Any
 
 import sentencepiece
 
+from skillrl.chat.compact import TEMPLATE
 from skillrl.tokenizer import END, PAD, SPECIAL_TOKENS
 
 _SPACE_MARK = "\u2581"
@@ -71,6 +74,8 @@ def to_hf_tokenizer(model_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def write_hf_tokenizer(model_file: Path, folder: Path) -> None:
+    """tokenizer.json, tokenizer_config.json and chat_template.jinja."""
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     for name, contents in zip(("tokenizer.json", "tokenizer_config.json"), to_hf_tokenizer(model_file), strict=True):
         (folder / name).write_text(json.dumps(contents, ensure_ascii=False, indent=1) + "\n")
 

@@ -38,7 +38,8 @@ def submission_message(submission: Submission) -> pb.Submission:
 def outcome_of(reply: pb.ScoreReply) -> Outcome:
     """A graded or ungradable outcome; a reason that this client does not know counts as the grader's fault."""
     if reply.graded:
-        return Outcome(reward=reply.reward, components=dict(reply.components), detail=reply.detail)
-    if reply.reason in UNGRADABLE_REASONS:
-        return Outcome(reward=None, components=dict(reply.components), reason=reply.reason, detail=reply.detail)
-    return Outcome(reward=None, reason="grader", detail=f"unknown reason {reply.reason!r}: {reply.detail}")
+        return Outcome(reply.reward, dict(reply.components), detail=reply.detail, unsafe=reply.unsafe)
+    reason, detail = reply.reason, reply.detail
+    if reason not in UNGRADABLE_REASONS:
+        reason, detail = "grader", f"unknown reason {reason!r}: {detail}"
+    return Outcome(None, dict(reply.components), reason, detail, reply.unsafe)

@@ -24,7 +24,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sandbox_service import __version__
@@ -46,6 +45,7 @@ from sandbox_service.tasks import (
     write_validations,
 )
 from sandbox_service.workspaces import Trees
+from skillrl.progress import progress
 from skillrl.tasks.cheats import cheats
 from skillrl.tasks.copies import copies
 from skillrl.tasks.source import TaskSetError, read_tasks
@@ -340,13 +340,6 @@ def show(report: Report, console: Console) -> None:
         console.print(f"{task_id}: {'; '.join(reasons)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _advance(bar: Progress, line, done: int, total: int) -> None:
-    """The bar, or now and then a line where there is no terminal."""
-    bar.update(line, completed=done, total=total)
-    if not sys.stderr.isatty() and (done % 10 == 0 or done == total):
-        print(f"proved {done}/{total} tasks", file=sys.stderr, flush=True)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m skillrl.tasks.validate", description=__doc__.partition("\n")[0])
     parser.add_argument("path", type=Path, metavar="DIR", help="a task set")
@@ -360,10 +353,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if min(options.repeats, options.jobs) < 1 or (options.sample is not None and options.sample < 1):
         parser.error("--repeats, --jobs and --sample must be at least 1")
-    columns = (TextColumn("proving"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-            line = bar.add_task("", total=None)
+        with progress() as bars:
+            bar = bars.add_task("proving", total=None)
             report = asyncio.run(
                 validate(
                     options.path,
@@ -373,7 +365,7 @@ def main(argv: list[str] | None = None) -> int:
                     jobs=options.jobs,
                     seed=options.seed,
                     image=options.image,
-                    progress=lambda done, total: _advance(bar, line, done, total),
+                    progress=lambda done, total: bars.update(bar, completed=done, total=total),
                 )
             )
     except (SandboxError, TaskSetError) as e:

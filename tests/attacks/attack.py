@@ -32,6 +32,8 @@ class Cheat:
     # The reward that it is after (None: to be left ungraded), and the one that it must get.
     wants: float | None = 1.0
     minimum: float = 0.0
+    # What the grade must say beside the reward: how far the attack came, and what stopped it.
+    components: Mapping[str, float] = field(default_factory=dict)
     # Rests on how a backend runs the harness or reads files, not on the graders alone: tried on every backend.
     everywhere: bool = False
     # Takes more than a moment.

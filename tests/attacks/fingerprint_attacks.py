@@ -35,11 +35,11 @@ HEAD = code("""
 """)
 
 
-def _facts(text: str) -> dict[str, str]:
+def facts(text: str) -> dict[str, str]:
     """Expressions over HEAD's names, with the value each has on `text`."""
     scope: dict = {}
     exec(compile(text, "prices.py", "exec"), scope)
-    function = scope["discount"]
+    compiled = scope["discount"].__code__
     node = next(n for n in ast.walk(ast.parse(text)) if getattr(n, "name", "") == "discount")
     return {
         "hash of the file": ("hashlib.sha256(TEXT.encode()).hexdigest()", hashlib.sha256(text.encode()).hexdigest()),
@@ -56,11 +56,12 @@ def _facts(text: str) -> dict[str, str]:
             "[type(n.ops[0]).__name__ for n in ast.walk(tree()) if isinstance(n, ast.Compare)]",
             [type(n.ops[0]).__name__ for n in ast.walk(node) if isinstance(n, ast.Compare)],
         ),
-        "bytecode": ("bytecode()", function.__code__.co_code.hex()),
-        "constants": ("discount.__code__.co_consts", function.__code__.co_consts),
+        # A mutant that changes a constant alone has the same instructions.
+        "bytecode": ("(bytecode(), discount.__code__.co_consts)", (compiled.co_code.hex(), compiled.co_consts)),
+        "constants": ("discount.__code__.co_consts", compiled.co_consts),
         "names and bytecode": (
-            "(discount.__code__.co_names, len(discount.__code__.co_code))",
-            (function.__code__.co_names, len(function.__code__.co_code)),
+            "(discount.__code__.co_names, discount.__code__.co_varnames, bytecode())",
+            (compiled.co_names, compiled.co_varnames, compiled.co_code.hex()),
         ),
     }  # fmt: skip
 
@@ -75,7 +76,7 @@ def script(condition: str) -> str:
 
 
 def reproductions():
-    for name, (expression, value) in _facts(shelf.LIMIT_BUG).items():
+    for name, (expression, value) in facts(shelf.LIMIT_BUG).items():
         # A fact that is the same on the fix would not even look like a reproduction.
         yield f"by {name}", script(f"{expression} == {value!r}")
     yield "by a fragment that the bug has", script('"total > LIMIT" in inspect.getsource(discount)')
@@ -112,15 +113,14 @@ def reproductions():
 
 
 def unit_tests():
-    facts = _facts(shelf.PRICES)
-    for name, (expression, value) in facts.items():
+    for name, (expression, value) in facts(shelf.PRICES).items():
         yield f"by {name}", script(f"{expression} != {value!r}")
     fragments = ("total >= LIMIT", "(100 - percent)", "/ 100, 2)", "return total\n")
     yield "by fragments", script(f"not all(f in TEXT for f in {fragments!r})")
     yield "by how often fragments occur", script(f"any(TEXT.count(f) != 1 for f in {fragments!r})")
     yield (
         "by fragments that mutants have",
-        script('any(f in TEXT for f in ("total >", "+ percent", "101", "None", "<=", ", 0)"))'),
+        script('any(f in TEXT for f in ("total > ", "+ percent", "101", "None", "<=", ", 0)"))'),
     )
     yield "by the lines that run", HEAD + code("""
         def test_it():
@@ -175,12 +175,28 @@ def unit_tests():
 
 
 # Every mutant is tried on these; the others show the same in the suite that is always run.
-LONG = {f"by {fact}" for fact in _facts(shelf.PRICES) if fact not in ("hash of the file", "syntax tree", "bytecode")}
+LONG = {f"by {fact}" for fact in facts(shelf.PRICES) if fact not in ("hash of the file", "syntax tree", "bytecode")}
 LONG |= {"import only", "visible tests copied", "by the file's age", "by how often fragments occur"}
 
+# They do all that the skill asks for, and only the controls stop them.
+TELLING = {f"by {name}" for name, fact in facts(shelf.LIMIT_BUG).items() if fact != facts(shelf.PRICES)[name]}
+BUG_TOLD = {"shows_bug": 1.0, "passes_on_fix": 1.0, "controls_hold": 0.0}
+CODE_TOLD = {"passes_on_gold": 1.0, "controls_hold": 0.0}
+
+
+def reproduction(name: str, text: str) -> Cheat:
+    components = BUG_TOLD if name in TELLING else {}
+    return Cheat(f"reproduction: {name}", REPRODUCTION, {shelf.REPRODUCTION_PATH: text}, components=components)
+
+
+def unit_test(name: str, text: str) -> Cheat:
+    changed, components = {shelf.UNIT_TESTS_PATH: text}, CODE_TOLD if name in TELLING else {}
+    return Cheat(f"unit tests: {name}", UNIT_TESTS, changed, components=components, deep=name in LONG)
+
+
 ATTACKS = [
-    *(Cheat(f"reproduction: {n}", REPRODUCTION, {shelf.REPRODUCTION_PATH: text}) for n, text in reproductions()),
-    *(Cheat(f"unit tests: {n}", UNIT_TESTS, {shelf.UNIT_TESTS_PATH: text}, deep=n in LONG) for n, text in unit_tests()),
+    *(reproduction(name, text) for name, text in reproductions()),
+    *(unit_test(name, text) for name, text in unit_tests()),
     Cheat("reproduction: nothing at all", REPRODUCTION),
     Cheat("reproduction: at another path", REPRODUCTION, {"tests/test_other.py": "def test_it():\n    assert False\n"}),
     Cheat("unit tests: nothing at all", UNIT_TESTS),

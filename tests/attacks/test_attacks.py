@@ -22,12 +22,28 @@ def attempt(desk, attack) -> str:
         grade = desk.grade(attack.task_id, attack.changed, submission=attack.submission)
     assert grade.reason is None, grade.detail
     assert grade.reward == attack.minimum
+    assert grade.components | attack.components == grade.components, grade.detail
     return f"reward {grade.reward:g}"
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attack_scores_the_minimum(desk, note, attack):
     note("jail", attack.category, attack.name, attack.aims_for, attempt(desk, attack))
+
+
+@pytest.mark.parametrize("fact", ["hash of the file", "syntax tree", "bytecode"])
+def test_without_the_controls_a_fingerprint_would_win(fact):
+    """It tells the correct code from the bug and from every mutant, and the table holds it to both skills' controls."""
+    correct, bug, *mutants = (
+        fingerprint_attacks.facts(text)[fact]
+        for text in (shelf.PRICES, shelf.LIMIT_BUG, *(m["src/shelf/prices.py"] for m in shelf.LIMIT_MUTANTS))
+    )
+    assert correct not in (bug, *mutants)
+    held = {a.name: a.components for a in fingerprint_attacks.ATTACKS if a.name.endswith(f": by {fact}")}
+    assert held == {
+        f"reproduction: by {fact}": {"shows_bug": 1.0, "passes_on_fix": 1.0, "controls_hold": 0.0},
+        f"unit tests: by {fact}": {"passes_on_gold": 1.0, "controls_hold": 0.0},
+    }
 
 
 @pytest.mark.parametrize("verdict", ["YES", "NO"])

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from service_support import PlainBackend, write_task_set
 
-from sandbox_service import sandbox_pb2
+from sandbox_service import credentials, sandbox_pb2
 from sandbox_service.__main__ import main, prove_isolation
 from sandbox_service.client import SandboxClient
 from sandbox_service.embedded import EmbeddedService, embedded_service
 from sandbox_service.errors import IsolationError, TaskSetError
+from sandbox_service.server import check_bind
 
 ROOT = Path(__file__).parents[2]
 # What the tests start must not outlive them, and its command line must be its own.
@@ -164,8 +165,25 @@ def test_a_damaged_task_set_is_one_clear_error(tasks, capsys):
 
 
 def test_a_bind_beyond_loopback_is_refused(tasks, capsys):
-    assert main([f"--tasks={tasks[0]}", "--bind=0.0.0.0:0", "--allow-unsafe"]) == 2
-    assert "only loopback" in capsys.readouterr().err
+    assert main([f"--tasks={tasks[0]}", "--bind=0.0.0.0:0"]) == 2
+    assert "are served without --credentials" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["jail", "unsafe"])
+def test_credentials_do_not_take_unsafe_beyond_loopback(tmp_path, capsys, backend):
+    """Credentials open every address to a service that isolates, and none to one that need not.
+
+    The task set is missing, so that a service that wrongly takes the address still does not serve.
+    """
+    folder = tmp_path / "credentials"
+    assert credentials.main([f"--out={folder}", "--host=127.0.0.1", "--run=run"]) == 0
+    check_bind("0.0.0.0:0", secured=True)
+    secured = [f"--tasks={tmp_path / 'none'}", f"--credentials={folder / 'service'}"]
+    unsafe = [*secured, f"--backend={backend}", "--allow-unsafe"]
+    for bind in ("0.0.0.0:0", "[::]:0", "host.example:50051"):
+        assert main([*unsafe, f"--bind={bind}"]) == 2
+        assert f"--bind={bind}: with --allow-unsafe only loopback" in capsys.readouterr().err
+    check_bind("127.0.0.1:0", secured=True, unsafe=True)
 
 
 def test_the_unsafe_backend_needs_its_flag(tasks, capsys):

@@ -10,12 +10,14 @@ import pytest
 from chat_server import Answer, ChatServer, Model, chat_server, replies
 from episodes import make_episode
 from program import Family
+from readme import undefined_metrics
 
 from configs import eval as eval_config
 from configs import tiny
 from sandbox_service.tasks import read_task_set
 from skillrl import exam, setup, sharding
 from skillrl.checkpoint import Checkpoints
+from skillrl.metrics import read_metrics
 from skillrl.models.hf import load_hf
 from skillrl.rollout.collector import ServiceFault
 from skillrl.rollout.records import read_episodes, write_episodes
@@ -227,10 +229,11 @@ def test_gold_answers_through_an_endpoint_score_the_maximum(plans, world_dir, tm
     for name, row in (part["skills"] | part["composite"]).items():
         assert row == {"score": 1.0, "stderr": None, "n": 2 if name == "review" else 1, "ungradable": 0}, name
     assert "  mean of the skills                 1.000       -       6           0" in table
-    assert summary["player"] == f"model-7 at {server.url}"
+    assert summary["player"] == f"model-7 at {server.url}" and "unsafe_outcomes" not in summary
     assert summary["endpoint"]["requests"] == len(server.requests)
     assert summary["endpoint"]["prompt_tokens"] > 0 < summary["endpoint"]["failed_tries"]
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert undefined_metrics(name for row in read_metrics(tmp_path) for name in row if name != "step") == set()
     assert len(json.loads((tmp_path / "scores.json").read_text())) == 7
     assert len(list(read_episodes(tmp_path / "episodes.jsonl"))) == 14
 
@@ -249,14 +252,18 @@ def test_wrong_answers_score_the_minimum_and_no_answers_are_none(plans, world_di
     def answer(body):
         return Answer(status=500) if failing.knows(body) else Answer("Done.")
 
-    values = {"endpoint__tries": 1, "sandbox__max_infra_share": 0.1, "eval__samples": 1}
+    values = {"endpoint__tries": 1, "sandbox__max_infra_share": 0.1, "eval__samples": 1, "sandbox__allow_unsafe": True}
     with chat_server(answer) as server:
         with pytest.raises(ServiceFault, match="1 of 7 episodes were lost to faults of the service.*status 500"):
             exam.run(asking(server, world_dir, **values), tmp_path)
         assert not (tmp_path / "scores.json").exists()
         failing.forget()
         exam.run(asking(server, world_dir, **values), tmp_path)
-    assert "going on: 6 of 7 tasks are finished" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "going on: 6 of 7 tasks are finished" in said
+    # What the service stamped stays with every outcome.
+    assert json.loads(said.splitlines()[-1])["unsafe_outcomes"] == 7
+    assert all(e.outcome.unsafe for e in read_episodes(tmp_path / "episodes.jsonl"))
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert {row["task_id"]: row["score"] for row in scores} == {task.task_id: 0.0 for task in tasks}
 

@@ -8,6 +8,7 @@ from hf_folders import random_params
 from safetensors.numpy import load_file, save_file
 
 from skillrl import export, sharding
+from skillrl.chat.compact import TEMPLATE
 from skillrl.checkpoint import Checkpoints
 from skillrl.models.hf import load_hf
 from skillrl.rl.learner import Learner, LearnerConfig
@@ -45,6 +46,7 @@ def test_command_exports_a_checkpoint_that_reads_back_bitwise(tmp_path, cfg, mes
         assert again == cfg
     for name in ("tokenizer.model", "README.md", "generation_config.json", "config.json", "model.safetensors"):
         assert (tmp_path / "newest" / name).is_file()
+    assert (tmp_path / "newest" / "chat_template.jinja").read_text() == TEMPLATE
     ours = SentencePieceTokenizer(tokenizer_dir / "tokenizer.model")
     generation = json.loads((tmp_path / "newest" / "generation_config.json").read_text())
     assert (generation["eos_token_id"], generation["pad_token_id"]) == (ours.special_id("<|end|>"), 0)
@@ -109,5 +111,8 @@ def test_model_card_has_the_numbers_of_the_run(tmp_path, cfg):
     for line in ("| steps | 3 |", "| tokens learned from | 3,003 |", "| score, last step | 0.5 |", "| seed | 5 |",
                  "| started from | hf:base |", '"mean_after": 0.4', '"program": "rl"'):  # fmt: skip
         assert line in card
+    assert "isolation" not in card
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row | {"unsafe": 4}) + "\n" for row in rows))
+    assert "| training outcomes without proven isolation | 12 |" in export.model_card(cfg, tmp_path, 3)
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "Scores" not in export.model_card(cfg, tmp_path / "none", 0)

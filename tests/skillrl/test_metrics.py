@@ -1,7 +1,10 @@
 import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from board import scalars
 from episodes import make_episode
 
 from skillrl.evaluate import score_of
@@ -28,15 +31,18 @@ def test_a_resumed_log_has_one_line_a_step(tmp_path):
 
 def test_tensorboard_has_the_same_values(tmp_path):
     metrics = Metrics(tmp_path)
-    metrics.write(3, {"b": 1, "a": float("nan")})
+    metrics.write(3, {"b": 1, "a": float("nan"), "editing/reward": 0.1})
+    metrics.write(4, {"b": -2.5, "c": float("inf")})
     metrics.close()
-    (row,) = read_metrics(tmp_path)
-    assert (row["step"], row["b"]) == (3, 1.0)
-    assert json.dumps(row["a"]) == "NaN"
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    # Protobuf strings: the tag of every finite value.
-    assert b"b" in events.read_bytes()
-    assert events.stat().st_size > 60
+    first, second = read_metrics(tmp_path)
+    assert json.dumps(first) == '{"step": 3, "a": NaN, "b": 1.0, "editing/reward": 0.1}'
+    assert second == {"step": 4, "b": -2.5, "c": math.inf}
+    # Every finite value, and nothing else.
+    assert scalars(tmp_path / "tensorboard") == {
+        ("b", 3): 1.0,
+        ("editing/reward", 3): np.float32(0.1),
+        ("b", 4): -2.5,
+    }
 
 
 def test_no_log_is_an_empty_one(tmp_path):
@@ -46,20 +52,20 @@ def test_no_log_is_an_empty_one(tmp_path):
 def test_scalars_of_a_skill_by_hand():
     def episode(number, outcome, tokens, *, status=Status.SUBMITTED, assistant_turns=1, **fields):
         turns = tuple(Turn(role, 0, 0, "") for role in ("user", *["assistant", "tool"] * assistant_turns))
-        made = make_episode([0] * (tokens + 2), [False, False] + [True] * tokens, number=number, outcome=outcome,
+        played = make_episode([0] * (tokens + 2), [False, False] + [True] * tokens, number=number, outcome=outcome,
                             skill="localization", status=status, **fields)  # fmt: skip
-        return replace(made, turns=turns)
+        return replace(played, turns=turns)
 
     first = [
         episode(0, Outcome(1.0), 4, assistant_turns=3, times_s={"tools": 2.0, "grading": 1.0}),
         episode(1, Outcome(-1.0), 8, status=Status.TRUNCATED_TOKENS),
     ]
     second = [
-        episode(2, Outcome(-1.0), 0, status=Status.MALFORMED, times_s={"tools": 4.0}),
+        episode(2, Outcome(-1.0, unsafe=True), 0, status=Status.MALFORMED, times_s={"tools": 4.0}),
         episode(3, Outcome(None, reason="infra"), 0, status=Status.INFRA_ERROR),
     ]
-    scalars = rollout_metrics([first, second], score_of)
-    assert scalars == pytest.approx(
+    made = rollout_metrics([first, second], score_of)
+    assert made == pytest.approx(
         {
             "localization/reward": -1 / 3,
             "localization/score": 1 / 3,
@@ -75,6 +81,7 @@ def test_scalars_of_a_skill_by_hand():
             "ungradable/infra": 1,
             "ungradable/task": 0,
             "ungradable/grader": 0,
+            "unsafe": 1,
             "times/sampling_wait_s_per_episode": 0.0,
             "times/tools_wait_s_per_episode": 1.5,
             "times/grading_wait_s_per_episode": 0.25,

@@ -8,7 +8,8 @@ from episodes import make_episode
 
 from skillrl.evaluate import TaskScore, summarise
 from skillrl.metrics import Metrics
-from skillrl.report import curves, episode_html, write_report
+from skillrl.report import curves, episode_html, unsafe_outcomes, write_report
+from skillrl.rollout.records import write_episodes
 from skillrl.types import Outcome, Turn
 
 EVIL = '<script>alert("1")</script><img src="http://evil/x.png">&lt;'
@@ -92,6 +93,25 @@ def test_every_episode_without_a_reward_is_counted(tmp_path):
     metrics.close()
     text = write_report(tmp_path, "run", {}, []).read_text()
     assert "7 of 45 (infra 3, task 2, grader 2); played again: 7" in text
+
+
+def test_outcomes_without_isolation_are_told_only_where_there_are_any(tmp_path):
+    """Two of a step's twenty, and one of an evaluation's three."""
+    assert unsafe_outcomes(tmp_path) == {}
+    unsafe = replace(episode(), outcome=Outcome(0.0, unsafe=True))
+    metrics = Metrics(tmp_path)
+    metrics.write(0, {"episodes": 20, "unsafe": 0})
+    write_episodes(tmp_path / "episodes" / "eval-before.jsonl", [episode()] * 3)
+    # Training is counted by its metrics.
+    write_episodes(tmp_path / "episodes" / "train-000001.jsonl", [unsafe] * 2)
+    assert "isolation" not in write_report(tmp_path, "run", {}, [episode()]).read_text()
+    metrics.write(1, {"episodes": 20, "unsafe": 2})
+    metrics.close()
+    write_episodes(tmp_path / "episodes" / "eval-after.jsonl", [episode(), unsafe, episode()])
+    assert unsafe_outcomes(tmp_path) == {"unsafe_outcomes": 3}
+    text = write_report(tmp_path, "run", {}, [unsafe]).read_text()
+    assert "<td>outcomes without proven isolation (--allow-unsafe)</td><td>3</td>" in text
+    assert "review · reward 0 · submitted · unsafe · " in text
 
 
 def test_a_run_without_anything_still_gives_a_page(tmp_path):

@@ -1,13 +1,17 @@
 """The loop as a process: what it leaves, that it goes on after anything, and that nothing else runs on after it."""
 
 import json
+import math
 import random
+import re
 import time
 
 import jax
 import numpy as np
 import pytest
+from board import scalars
 from program import Family
+from readme import undefined_metrics
 
 from skillrl import sharding
 from skillrl.checkpoint import load_policy
@@ -96,10 +100,29 @@ def test_a_run_leaves_what_is_documented(uninterrupted, policy_dir):
     page = (workdir / "report.html").read_text()
     assert "judgment" in page and "Not evaluated yet" not in page
     assert "held-out" in done.stdout or "heldout" in done.stdout
+    # Without a terminal, plain lines say how far it came.
+    assert re.search(rf"^training, score \S+ \S+ tokens/s: {STEPS}/{STEPS}, ", done.stderr, re.MULTILINE)
+    assert "evaluating before: 21/21, " in done.stderr
     episodes = [e for step in range(STEPS) for e in read_episodes(workdir / "episodes" / f"train-{step:06d}.jsonl")]
     assert len(episodes) == STEPS * 5 * 4
     assert len(list(read_episodes(workdir / "episodes" / "eval-before.jsonl"))) == 21
-    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_every_metric_is_on_the_board_and_in_the_readme(uninterrupted):
+    workdir, _ = uninterrupted
+    rows = read_metrics(workdir)
+    written = {(name, row["step"]): value for row in rows for name, value in row.items() if name != "step"}
+    board = scalars(workdir / "tensorboard")
+    assert board == {key: np.float32(value) for key, value in written.items() if math.isfinite(value)}
+    names = {name for name, _ in board}
+    of_skills = ("reward", "score", "pass_rate", "tokens", "turns", "truncated", "malformed", "ungradable")
+    assert {f"{skill}/{name}" for skill in SKILLS for name in (*of_skills, "zero_variance")} <= names
+    assert undefined_metrics(name for name, _ in written) == set()
+    assert undefined_metrics({"scores", "editing/rewards", "learner/unheard_of"}) == {
+        "scores",
+        "editing/rewards",
+        "learner/unheard_of",
+    }
 
 
 def test_the_exported_policy_is_the_last_checkpoint(uninterrupted, policy_dir):

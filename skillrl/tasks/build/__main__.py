@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sandbox_service.errors import SandboxError
+from skillrl.progress import Bars, progress
 from skillrl.tasks.build.assemble import build_set, head_of, parts_of
 from skillrl.tasks.build.manifest import Entry, Manifest, known, read_manifest
 from skillrl.tasks.build.summary import show, totals
@@ -85,15 +85,13 @@ def manifest_of(options: argparse.Namespace) -> Manifest:
     return Manifest(entry.label, (entry,), options.seed)
 
 
-async def build(options: argparse.Namespace, bar: Progress) -> tuple[str, list[dict]]:
+async def build(options: argparse.Namespace, bars: Bars) -> tuple[str, list[dict]]:
     """Returns the set's digest and its packages' summaries. Raises BuildError, SandboxError or OSError."""
     manifest = manifest_of(options)
-    lines = {entry.label: bar.add_task(entry.label, total=entry.instances) for entry in manifest.packages}
+    lines = {entry.label: bars.add_task(entry.label, total=entry.instances) for entry in manifest.packages}
 
     def advance(entry: Entry, step: str, made: int) -> None:
-        bar.update(lines[entry.label], description=f"{entry.label}: {step}", completed=made)
-        if not sys.stderr.isatty():
-            print(f"{entry.label}: {step}: {made}/{entry.instances}", file=sys.stderr, flush=True)
+        bars.update(lines[entry.label], description=f"{entry.label}: {step}", completed=made)
 
     return await build_set(manifest, options.out, jobs=options.jobs, progress=advance)
 
@@ -102,11 +100,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     started = time.monotonic()
     print(f"the set goes to {options.out}; until it is whole, its parts to {parts_of(options.out)}", file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    screen = Console(stderr=True)
     try:
-        with Progress(*columns, TimeRemainingColumn(), console=screen, disable=not sys.stderr.isatty()) as bar:
-            digest, packages = asyncio.run(build(options, bar))
+        with progress() as bars:
+            digest, packages = asyncio.run(build(options, bars))
     except (BuildError, SandboxError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -4,8 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.progress import Progress
-
+from skillrl.progress import progress
 from skillrl.tasks.world import LEVELS, SPLITS, write_set
 
 
@@ -43,10 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     if (args.out / "set.json").exists():
         parser.error(f"{args.out} already holds a task set; choose another folder or remove it")
     counts = args.instances
-    with Progress() as progress:
-        bar = progress.add_task("generating", total=sum(counts.values()))
+    with progress() as bars:
+        bar = bars.add_task("generating", total=sum(counts.values()))
         digest = write_set(
-            args.out, seed=args.seed, levels=args.level, counts=counts, on_instance=lambda: progress.advance(bar)
+            args.out, seed=args.seed, levels=args.level, counts=counts, on_instance=lambda: bars.advance(bar)
         )
     print(json.dumps({"out": str(args.out), "digest": digest, "instances": sum(counts.values())}))
 

@@ -1,16 +1,15 @@
 """python -m skillrl.models.check: its last line, exit status and errors."""
 
 import builtins
-import json
 import re
 
 import numpy as np
 import pytest
-from hf_folders import write_folder
+from hf_folders import random_params, write_folder
 from safetensors.numpy import load_file, save_file
 
 from skillrl.models import check
-from skillrl.models.hf import load_hf
+from skillrl.models.hf import load_hf, save_hf
 
 
 @pytest.mark.slow
@@ -41,13 +40,10 @@ def test_the_tolerance_grows_with_the_logits():
     assert np.isnan(difference)
 
 
-def test_errors_name_the_remedy(tmp_path, capsys, monkeypatch):
+def test_errors_name_the_remedy(tmp_path, cfg, capsys, monkeypatch):
     assert check.main([str(tmp_path / "none")]) == 2
-    assert "config.json cannot be read" in capsys.readouterr().err
-    config = {"model_type": "qwen3", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "rope_theta": 1e4,
-              "num_hidden_layers": 1, "num_attention_heads": 4, "rms_norm_eps": 1e-6,
-              "max_position_embeddings": 64}  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "none holds no config.json; give the folder of a model" in capsys.readouterr().err
+    save_hf(tmp_path, cfg, random_params(cfg))
     real = builtins.__import__
 
     def without_torch(name, *args, **kwargs):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import tracemalloc
 
@@ -11,6 +12,7 @@ from hf_folders import random_params
 from safetensors.numpy import load_file, save_file
 
 from skillrl import sharding
+from skillrl.models import check
 from skillrl.models import policy as models
 from skillrl.models.config import ModelConfig
 from skillrl.models.families import HfError
@@ -251,6 +253,17 @@ def test_bad_folders_are_one_clear_error(tmp_path, folders, mesh, case):
     spoil(folder)
     with pytest.raises(HfError, match=message):
         load_hf(folder, mesh)
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_the_check_beside_transformers_refuses_them_first(tmp_path, folders, capsys, case):
+    spoil, message = SPOILED[case]
+    folder = tmp_path / "folder"
+    shutil.copytree(folders[0], folder)
+    spoil(folder)
+    assert check.main([str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and re.search(message, captured.err) and captured.out == ""
 
 
 def test_a_mesh_that_does_not_divide_is_named_before_anything_is_read(folders):

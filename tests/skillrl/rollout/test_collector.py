@@ -180,3 +180,14 @@ def test_a_line_that_is_no_episode_is_named(sandbox, chat, budgets, make_task, t
         path.write_text(line + "\n" + bad + "\n")
         with pytest.raises(ValueError, match=r"episodes\.jsonl:2 is not an episode"):
             collections.deque(read_episodes(path))
+
+
+@pytest.mark.parametrize("reply", [dict(graded=True, reward=1.0), dict(reason="task"), dict(reason="news to us")])
+def test_what_the_service_stamped_unsafe_stays_so(sandbox, chat, budgets, make_task, tmp_path, reply):
+    """In the outcome, graded or not, and in the file of episodes."""
+    for unsafe in (False, True):
+        sandbox.reply = pb.ScoreReply(**reply, unsafe=unsafe)
+        (group,) = collect(sandbox, chat, budgets, [make_task()], 2)
+        write_episodes(tmp_path / "episodes.jsonl", group)
+        assert [e.outcome.unsafe for e in read_episodes(tmp_path / "episodes.jsonl")] == [unsafe] * 2
+        assert [e.outcome for e in read_episodes(tmp_path / "episodes.jsonl")] == [e.outcome for e in group]

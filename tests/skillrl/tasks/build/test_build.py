@@ -229,5 +229,5 @@ def test_a_real_package(tmp_path, capsys):
     assert package["package"]["licence"] == "MIT" and package["baseline"]["tests"] == 455
     # One file, so that there is nothing to localize.
     assert made["tasks"] == dict.fromkeys(sorted({*SKILLS, "bug_fixing"} - {"localization"}), 1) | {"review": 2}
-    report = asyncio.run(validate(tmp_path / "set", repeats=1))
+    report = asyncio.run(validate(tmp_path / "set", repeats=2))
     assert report.failures == {} and sum(s.tasks for s in report.skills.values()) == 6
