@@ -17,6 +17,7 @@ from skillrl.tasks.build.ledger import Ledger
 from skillrl.tasks.build.manifest import Entry, built_from
 from skillrl.tasks.build.observe import Observer
 from skillrl.tasks.build.plant import Bug, Planter
+from skillrl.tasks.build.refactor import Refactorer
 from skillrl.tasks.build.summary import Summary
 from skillrl.tasks.build.tree import BuildError, Package, find_source_files, find_source_roots, find_test_roots
 from skillrl.tasks.derive import submission_path
@@ -65,6 +66,10 @@ class Builder:
                 Desk(self._ground.runner, task_set, self._tree, proven),
             )  # fmt: skip
             await self._fill(progress)
+            progress("refactorings", self.summary.instances)
+            with self._timed("refactorings"):
+                refactorer = Refactorer(self._package, self._entry, self._seed, suite, baseline, environment)
+                await refactorer.fill(self._writer, self._sources(), self._ground.runner, proven, self.summary)
         self._note_result(suite)
         self._writer.write(out, summary=vars(self.summary), built_from=built_from(self._entry, self._seed))
 
