@@ -51,7 +51,13 @@ def test_a_repository_becomes_a_proven_set_and_the_seed_decides_it(tmp_path):
     assert build(manifest, tmp_path / "b")[0] == digest == read_task_set(tmp_path / "a").digest
     assert summary["instances"] == 2 and summary["mutations"]["kept"] == 2 and summary["mutants"] >= 6
     assert {"localization", "editing", "reproduction", "bug_fixing"} <= summary["tasks"].keys()
-    assert summary["suite_runs"] > 9 and set(summary["times_s"]) == {"baseline", "calls", "bugs", "tasks"}
+    assert summary["suite_runs"] > 9 and set(summary["times_s"]) == {
+        "baseline",
+        "calls",
+        "bugs",
+        "tasks",
+        "refactorings",
+    }
     head = json.loads((tmp_path / "a" / "set.json").read_text())
     assert head["summary"]["packages"][0]["package"]["licence"] == "MIT"
     assert head["tasks"] == len(read_tasks(tmp_path / "a")) == sum(head["summary"]["tasks"].values())
