@@ -8,6 +8,7 @@ our own are in tests/attacks. Pure functions of the full records.
 import ast
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from types import CodeType
 
@@ -141,7 +142,9 @@ def cheats(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> 
             yield attack, Handed(changed={source: text.encode() for source, text in changes.items()})
     elif task.skill == "refactoring":
         finished = {p: None if t is None else t.encode() for p, t in gold_overlay(instance.bug, files).items()}
-        source = min(path for path, data in finished.items() if data)
+        # In the file of the renamed symbol, which the tests that the agent has not seen import.
+        home = json.loads(instance.expected.get("renamed", '{"path": ""}'))["path"]
+        source = min((p for p, data in finished.items() if data), key=lambda p: (not p.endswith(home), p))
         for attack, code in (("reports forgiven", _FORGIVEN), ("tests not run", _NOT_RUN)):
             yield f"structure right, {attack}", Handed(changed={**finished, source: finished[source] + code.encode()})
 
