@@ -1,6 +1,6 @@
 """What must hold of a program's text after a refactoring. Pure functions of source files; nothing is imported or run.
 
-Rules stand in an instance's `expected`, name -> JSON:
+Rules stand in an instance's `expected`, name -> JSON; their paths are below the source root, as modules are imported:
 
     moved      [{"name", "old", "new"}]  defined in file `new` alone, as it was; unknown to file `old`
     gone       [path]                    files that are no more

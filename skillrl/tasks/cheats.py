@@ -8,11 +8,12 @@ our own are in tests/attacks. Pure functions of the full records.
 import ast
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from types import CodeType
 
 from sandbox_service.graders.base import Submission
-from sandbox_service.tasks import HiddenTask, Instance
+from sandbox_service.tasks import HiddenTask, Instance, gold_overlay
 from skillrl.tasks.submissions import GOLD_SCRIPT, Handed
 
 # Each runs when a test file or the package is imported, in the process that runs the tests.
@@ -108,7 +109,7 @@ def bytecode(code: CodeType) -> bytes:
 
 
 def cheats(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> Iterator[tuple[str, Handed]]:
-    """(attack, submission) for the five skills, bug_fixing, and tasks whose submission is a state.
+    """(attack, submission) for the five skills, bug_fixing, refactoring, and tasks whose submission is a state.
 
     `files` is the correct tree with all tests.
     """
@@ -139,6 +140,13 @@ def cheats(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> 
     elif task.skill in ("editing", "bug_fixing"):
         for attack, changes in _without_a_fix(instance, files):
             yield attack, Handed(changed={source: text.encode() for source, text in changes.items()})
+    elif task.skill == "refactoring":
+        finished = {p: None if t is None else t.encode() for p, t in gold_overlay(instance.bug, files).items()}
+        # In the file of the renamed symbol, which the tests that the agent has not seen import.
+        home = json.loads(instance.expected.get("renamed", '{"path": ""}'))["path"]
+        source = min((p for p, data in finished.items() if data), key=lambda p: (not p.endswith(home), p))
+        for attack, code in (("reports forgiven", _FORGIVEN), ("tests not run", _NOT_RUN)):
+            yield f"structure right, {attack}", Handed(changed={**finished, source: finished[source] + code.encode()})
 
 
 def recognising(path: str, source: str, text: str, others: list[str], *, passes: bool) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from skillrl.setup import ConfigError
 from skillrl.tasks.source import TaskSetError
 from skillrl.tasks.world import write_set
 from skillrl.tokenizer import SentencePieceTokenizer
-from skillrl.types import SKILLS, Task
+from skillrl.types import COMPOSITE_KINDS, SKILLS, Task
 
 
 def configured(**values):
@@ -85,9 +85,9 @@ def test_a_missing_task_set_names_the_remedy(tmp_path):
 
 
 def test_training_draws_weighted_skills_of_the_training_split():
-    tasks = [task(skill, split) for skill in SKILLS for split in ("train", "heldout_families")]
+    tasks = [task(skill, split) for skill in (*SKILLS, *COMPOSITE_KINDS) for split in ("train", "heldout_families")]
     config = configured()
-    assert setup.training_tasks(tasks, config) == [t for t in tasks if t.split == "train"]
+    assert setup.training_tasks(tasks, config) == [t for t in tasks if t.split == "train" and t.skill in SKILLS]
     config.skills.review = 0.0
     assert {t.skill for t in setup.training_tasks(tasks, config)} == set(SKILLS) - {"review"}
     with pytest.raises(ConfigError, match="no training task of it; set --config.skills.review=0"):

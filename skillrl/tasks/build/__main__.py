@@ -39,6 +39,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--manifest", type=Path, metavar="FILE", help="several, with the options below for each")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the new task set; else below tasks/")
     parser.add_argument("--instances", type=int, default=Entry.instances, help="bugs to keep; each gives up to 7 tasks")
+    parser.add_argument(
+        "--refactorings", type=int, default=Entry.refactorings, help="to ask for, where they are proven"
+    )
     parser.add_argument("--sha256", default="", help="of the source distribution; known for the shipped manifest's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=SPLITS, default="train", help="of all tasks: a package is never in two")
@@ -52,6 +55,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if min(options.instances, options.jobs) < 1:
         parser.error("--instances and --jobs must be at least 1")
     options.out = options.out or DEFAULT_FOLDER / _name(options)
+    if options.refactorings < 0:
+        parser.error("--refactorings must be at least 0")
     if (options.out / "set.json").exists():
         parser.error(f"{options.out} already holds a task set; choose another folder or remove it")
     return options
@@ -79,6 +84,7 @@ def manifest_of(options: argparse.Namespace) -> Manifest:
         split=options.split,
         instances=options.instances,
         packages=packages,
+        refactorings=options.refactorings,
         allow_licence=options.allow_licence,
         level=options.level,
     )

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sandbox_service.backends.base import Ended
@@ -101,6 +101,15 @@ class Suite:
             verdict = read_verdict(run, baseline, stable, lambda path: is_source(path, self.environment))
             self._ledger.put(key, [sorted(verdict.failing), sorted(verdict.proper), verdict.rejected])
             return verdict
+
+    async def passing(self, overlay: Overlay, test_ids: Collection[str]) -> frozenset[str]:
+        """Those of the tests that pass on a change; none of a file that cannot be imported, or of a run that breaks."""
+        key = hashlib.sha256(json.dumps(["passing", sorted(overlay.items()), sorted(test_ids)]).encode()).hexdigest()
+        if (kept := self._ledger.get(key)) is None:
+            run = await self.run(overlay)
+            kept = sorted(i for i in test_ids if run.reported and run.results.get(i) == "passed")
+            self._ledger.put(key, kept)
+        return frozenset(kept)
 
     async def baseline(self, repeats: int = 3) -> Baseline:
         """Raises BuildError when the suite does not run, or nothing in it passes."""

@@ -29,6 +29,8 @@ class Entry:
     split: str = "train"
     # Bugs to keep; each gives up to seven tasks.
     instances: int = 8
+    # Refactorings of its own code to ask for, as many as can be proven; each is one task.
+    refactorings: int = 2
     # All distributions that it and its tests need beside pytest, as NAME==VERSION. None: what its files declare.
     packages: tuple[str, ...] | None = None
     # A licence to take although it is not known to be permissive.
@@ -43,6 +45,8 @@ class Entry:
             raise ValueError(f"split {self.split!r} is none of {', '.join(SPLITS)}")
         if self.instances < 1:
             raise ValueError("instances must be at least 1")
+        if self.refactorings < 0:
+            raise ValueError("refactorings must be at least 0")
 
     @property
     def label(self) -> str:

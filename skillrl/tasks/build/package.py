@@ -18,6 +18,7 @@ from skillrl.tasks.build.ledger import Ledger
 from skillrl.tasks.build.manifest import Entry, built_from
 from skillrl.tasks.build.observe import Observer
 from skillrl.tasks.build.plant import Bug, Planter
+from skillrl.tasks.build.refactor import Refactorer
 from skillrl.tasks.build.requirements import Declared, declared
 from skillrl.tasks.build.resolve import Pins, pinned
 from skillrl.tasks.build.summary import Summary
@@ -74,6 +75,10 @@ class Builder:
                 Desk(self._ground.runner, task_set, self._tree, proven),
             )  # fmt: skip
             await self._fill(progress)
+            progress("refactorings", self.summary.instances)
+            with self.summary.timed("refactorings"):
+                refactorer = Refactorer(self._package, self._entry, self._seed, suite, baseline, environment)
+                await refactorer.fill(self._writer, self._sources(), self._ground.runner, proven, self.summary)
         self._note_result(suite)
         self._writer.write(out, summary=vars(self.summary), built_from=built_from(self._entry, self._seed))
 

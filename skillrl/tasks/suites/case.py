@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from sandbox_service.tasks import Environment, HiddenTask, Instance, Overlay, TaskSetWriter
 from skillrl.tasks.derive import make_task_id
 
+# Of the instances.
+ORIGIN = "suites"
 # Key of `Case.expected`: the submitted file that scores the maximum, where it is no part of the finished tree.
 GOLD_SUBMISSION = "gold_submission"
 
@@ -54,7 +56,7 @@ def add(writer: TaskSetWriter, case: Case, *, kind: str, seed: int, split: str) 
         pass_to_pass=case.pass_to_pass,
         target_path="",
         target_symbol="",
-        origin="suites",
+        origin=ORIGIN,
         expected=case.expected,
     )
     task_id, visible = make_task_id(instance.instance_id, kind, ""), {**case.undo, **case.hide}

@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from sandbox_service.graders.structure import check
-from sandbox_service.tasks import Environment, HiddenTask, Instance, apply_overlay
-from skillrl.tasks.suites.case import Case
+from sandbox_service.tasks import Environment, HiddenTask, Instance, Overlay, apply_overlay, gold_overlay
+from skillrl.tasks.suites.case import ORIGIN, Case
 from skillrl.tasks.suites.refactoring_calls import change_signature
-from skillrl.tasks.suites.refactoring_names import move_symbol, rename_symbol, split_module
+from skillrl.tasks.suites.refactoring_names import half_renamed, move_symbol, rename_symbol, split_module
 from skillrl.tasks.suites.refactoring_shared import name_constant, remove_duplication
 from skillrl.tasks.suites.refactoring_work import Draw, Undrawable, Work, draw, is_test, split_tests
 
@@ -55,16 +55,24 @@ def cases(seed: int) -> list[Case]:
 def wrong(
     task: HiddenTask, instance: Instance, files: Mapping[str, bytes]
 ) -> Iterator[tuple[str, Mapping[str, bytes | None]]]:
-    family, seed, _ = instance.instance_id.partition("__")[2].split(".")
-    work, _, _ = _work(family, int(seed))
-    for name, overlay in work.wrong.items():
+    finished = {path: text and text.encode() for path, text in gold_overlay(instance.bug, files).items()}
+    for name, overlay in _almost(instance, files).items():
         if overlay:
             yield name, {path: None if text is None else text.encode() for path, text in overlay.items()}
-    finished = {path: work.files.get(path) for path in work.undo}
-    emptied = {path: text and '"""Nothing."""\n' for path, text in finished.items()}
-    yield "behaviour deleted", {path: text and text.encode() for path, text in emptied.items()}
-    tests = {path: b"def test_nothing():\n    assert True\n" for path in files if is_test(path)}
+    yield "behaviour deleted", {path: data and b'"""Nothing."""\n' for path, data in finished.items()}
+    paths = {test_id.partition("::")[0] for test_id in (*instance.fail_to_pass, *instance.pass_to_pass)}
+    tests = dict.fromkeys(sorted(paths), b"def test_nothing():\n    assert True\n")
     yield "tests changed", {**tests, "tests/conftest.py": _FORGING_CONFTEST.encode(), "conftest.py": b""}
+
+
+def _almost(instance: Instance, files: Mapping[str, bytes]) -> Mapping[str, Overlay]:
+    """Name -> work that falls short of the instance's: the generated one's own, or of a renaming in a real package."""
+    if instance.origin == ORIGIN:
+        family, seed, _ = instance.instance_id.partition("__")[2].split(".")
+        return _work(family, int(seed))[0].wrong
+    rule = json.loads(instance.expected["renamed"])
+    path = next(path for path in instance.bug if f"/{path}".endswith(f"/{rule['path']}"))
+    return half_renamed(gold_overlay(instance.bug, files), instance.bug, path, rule["old"], rule["new"])
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ import re
 from sandbox_service.syntax import parse
 from skillrl.tasks.suites.refactoring_work import (
     Draw,
+    Texts,
     Undrawable,
     Work,
     changed,
@@ -29,11 +30,6 @@ def rename_symbol(drawn: Draw) -> Work:
     source, tests = (
         {p: before[p] for p in after if before[p] != after[p] and is_test(p) is wanted} for wanted in (False, True)
     )
-    init = f"{drawn.package}/__init__.py"
-    imported = f"from {dotted(path)} import {new}\n"
-    finished = {p: after[p] for p in source}
-    other = f"class {new}({old}):\n    pass\n" if is_class else f"def {new}(*values):\n    return {old}(*values)\n"
-    lazy = f"\n\ndef __getattr__(name):\n    return {{{new!r}: {old}}}[name]\n"
     return Work(
         family="rename_symbol",
         level=drawn.level,
@@ -46,17 +42,28 @@ def rename_symbol(drawn: Draw) -> Work:
             "name must be gone. Hidden tests use the new name in place of the old one."
         ),
         rules={"renamed": {"old": old, "new": new, "path": path}},
-        wrong={
-            "new name as an alias": {
-                path: f"{before[path]}\n\n{new} = {old}\n",
-                init: before[init] + imported,
-            },
-            "old name kept as an alias": {**finished, path: f"{after[path]}\n\n{old} = {new}\n"},
-            "new name around the old one": {path: f"{before[path]}\n\n{other}", init: before[init] + imported},
-            "new name on demand": {init: before[init] + lazy},
-            "definition alone": {path: after[path]},
-        },
+        wrong=half_renamed({p: after[p] for p in source}, source, path, old, new),
     )
+
+
+def half_renamed(finished: Texts, before: Texts, path: str, old: str, new: str) -> dict[str, Texts]:
+    """What must not pass for a renaming, in which all but the first and the last do what they did.
+
+    `finished` and `before` are the sources that it changes; `path` is the one that defines the symbol.
+    """
+    is_class, others = new[0].isupper(), sorted(p for p in finished if p != path)
+    around = f"class {new}({old}):\n    pass\n" if is_class else f"def {new}(*a, **k):\n    return {old}(*a, **k)\n"
+    lazy = f"def __getattr__(name):\n    return {{{new!r}: {old}}}[name]\n"
+    almost = {
+        "definition alone": {path: finished[path]},
+        "new name as an alias": {**finished, path: f"{before[path]}\n\n{new} = {old}\n"},
+        "old name kept as an alias": {**finished, path: f"{finished[path]}\n\n{old} = {new}\n"},
+        "new name around the old one": {**finished, path: f"{before[path]}\n\n{around}"},
+        "new name on demand": {**finished, path: f"{before[path]}\n\n{lazy}"},
+    }
+    if others:
+        almost["one file left"] = {**finished, others[-1]: before[others[-1]]}
+    return almost
 
 
 def move_symbol(drawn: Draw) -> Work:

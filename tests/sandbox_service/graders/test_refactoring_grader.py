@@ -7,8 +7,10 @@ import pytest
 from suite_desk import desk_on, write_cases
 
 from sandbox_service.graders import grade
+from sandbox_service.graders.refactoring import structure
 from sandbox_service.graders.structure import RULES, check
 from sandbox_service.graders.structure_program import MAX_FILE_BYTES, MAX_FILES, Broken
+from sandbox_service.tasks import Environment, Instance
 from skillrl.tasks.suites import refactoring
 
 START = {
@@ -257,6 +259,22 @@ def test_a_task_without_rules_or_with_sources_that_cannot_be_read_is_at_fault():
     with pytest.raises(Broken, match="cannot be parsed"):
         check({"gone": "[]"}, files, files, {"a.py": b"def"})
     assert set(RULES) == {"moved", "gone", "renamed", "signature", "shared", "constant"}
+
+
+@pytest.mark.parametrize("root", [".", "src", "src/"])
+def test_rules_are_about_modules_as_they_are_imported(root):
+    prefix = "" if root == "." else "src/"
+    environment = Environment("e", (), (root,), ("tests",))
+    correct = {f"{prefix}{path}": text.encode() for path, text in AFTER_RENAME.items()}
+    start = {f"{prefix}{path}": text for path, text in START.items()}
+    bug = {path: text for path, text in start.items() if correct[path] != text.encode()}
+    instance = Instance("i", "e", "t", bug, (), (), "", "", expected={"renamed": json.dumps(RENAMED)})
+    gold = {path: correct[path] for path in bug}
+    assert b"from shop.money import" in gold[f"{prefix}{TILL}"]
+    assert set(structure(instance, environment, gold, correct).values()) == {""}
+    left = gold | {f"{prefix}{TILL}": start[f"{prefix}{TILL}"].encode()}
+    assert structure(instance, environment, left, correct)["renamed"] == f"{TILL} still has tax"
+    assert structure(instance, environment, {}, correct)["renamed"]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from skillrl.types import SKILLS
 
 LICENCE = {"pyproject.toml": '[project]\nname = "NAME"\nlicense = "MIT"\n'}
 PARTS = {"requirements", "baseline", "calls", "bugs", "mutants", "wrong candidates", "gold submissions", "texts"}
-PARTS |= {"records"}
+PARTS |= {"refactorings", "records"}
 
 
 def repository(folder, files):

@@ -141,6 +141,7 @@ def test_a_manifest_is_read_strictly(tmp_path):
     for fields, told in [
         ({"entry": {"instance": 3}}, "instance"),
         ({"entry": {"instances": "3"}}, "instances"),
+        ({"entry": {"refactorings": -1}}, "refactorings must be at least 0"),
         ({"entry": {"split": "test"}}, "split 'test'"),
         ({"entry": {"repo": "."}}, "either a requirement or a repo"),
         ({"packages": []}, "at least one package"),

@@ -10,7 +10,7 @@ from skillrl.skills.composite import REFACTORING
 from skillrl.tasks import validate as validation
 from skillrl.tasks.source import read_tasks
 from skillrl.tasks.suites import refactoring
-from skillrl.tasks.suites.case import add
+from skillrl.tasks.suites.case import ORIGIN, add
 from skillrl.tasks.suites.refactoring_shared import _imported
 from skillrl.tasks.suites.refactoring_work import is_test, renamed, verdicts
 
@@ -35,7 +35,8 @@ def texts(files):
 
 
 def instance_of(case):
-    return Instance(f"refactoring__{case.family}.{SEED}.work", "e", "t", {}, (), (), "", "", expected=case.expected)
+    name, tests = f"refactoring__{case.family}.{SEED}.work", (case.fail_to_pass, case.pass_to_pass)
+    return Instance(name, "e", "t", case.undo, *tests, "", "", origin=ORIGIN, expected=case.expected)
 
 
 def test_families(made):
