@@ -165,7 +165,7 @@ class Refactorer:
                 "task_id": task_id,
                 "skill": KIND,
                 "instance_id": instance.instance_id,
-                "repository": f"{self._package.origin}:{self._package.name}",
+                "repository": self._package.repository,
                 "family": self._package.name,
                 "split": self._entry.split,
                 "level": self._entry.level,
