@@ -15,12 +15,16 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; write --flag=value")
     from sandbox_service.client import SandboxError
-    from skillrl import setup
+    from skillrl import limits
 
+    if "://" in _WORKDIR.value:
+        sys.exit(
+            f"error: --workdir={_WORKDIR.value} is no folder of this machine; mount the bucket (gcsfuse, s3fs) and "
+            "give the path where it is mounted"
+        )
     logging.set_verbosity(logging.DEBUG if _DEBUG.value else logging.WARNING)
     config, workdir = _CONFIG.value, Path(_WORKDIR.value).resolve()
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         if config.program == "rl":
             from skillrl import train as program
         elif config.program == "sft":
@@ -28,8 +32,9 @@ def main(argv: list[str]) -> None:
         elif config.program == "exam":
             from skillrl import exam as program
         else:
-            raise setup.ConfigError(f"program={config.program!r}; one of rl, sft, exam")
-        setup.check(config)
+            raise limits.ConfigError(f"program={config.program!r}; one of rl, sft, exam")
+        limits.check(config)
+        workdir.mkdir(parents=True, exist_ok=True)
         program.run(config, workdir)
     except (SandboxError, ValueError, OSError, RuntimeError) as e:
         if _DEBUG.value:

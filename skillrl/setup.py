@@ -10,40 +10,32 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sandbox_service.client import SandboxClient
 from sandbox_service.embedded import embedded_service
 from skillrl import checkpoint, evaluate, export, sharding
-from skillrl.chat import FORMATS, ChatFormat, CompactChat, TemplateChat
+from skillrl.chat import ChatFormat, CompactChat, TemplateChat
+from skillrl.limits import ConfigError
 from skillrl.models import families, hf
 from skillrl.models import policy as models
-from skillrl.models.cache import CACHE_DTYPES
 from skillrl.models.config import ModelConfig, variant
 from skillrl.models.hf_files import read_json
-from skillrl.models.quantised import WEIGHTS_DTYPES
-from skillrl.rl.advantages import ESTIMATORS
 from skillrl.rl.learner import Learner, LearnerConfig
 from skillrl.rl.losses import LossConfig
-from skillrl.rl.outcomes import TRUNCATION_POLICIES
-from skillrl.rl.packing import DENOMINATORS
+from skillrl.rollout.agents import Agents
+from skillrl.rollout.collector import Collector
 from skillrl.rollout.episode import Budgets
-from skillrl.rollout.tools import MIN_OBSERVATION_TOKENS
 from skillrl.sampling import weights
-from skillrl.sampling.engine import UPDATES, Engine
+from skillrl.sampling.engine import Engine
 from skillrl.tasks.source import read_tasks
 from skillrl.tokenizer import HFTokenizer, SentencePieceTokenizer
 from skillrl.types import COMPOSITE_KINDS, Task
 
 # Where a run keeps its tokenizer: a SentencePiece model, or a folder with a Hugging Face tokenizer.
 TOKENIZER_FILE, TOKENIZER_FOLDER = export.SENTENCEPIECE, "tokenizer"
-# Of the service's Score.
-REWARD_MODES = ("paper", "shaped")
-
-
-class ConfigError(ValueError):
-    """A config that cannot be run; the message names the field and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -51,47 +43,18 @@ class Policy:
     """A policy as a run holds it."""
 
     cfg: ModelConfig
-    params: models.Params
+    # None once a learner holds its own copy and nothing asks for these.
+    params: models.Params | None
     mesh: Mesh
     chat: ChatFormat
     # A SentencePiece model, or a folder with a Hugging Face tokenizer.
     tokenizer_file: Path
 
 
-def check(config: ConfigDict) -> None:
-    """Raises ConfigError for what would otherwise be noticed only after episodes were played."""
-    choices = {
-        "reward.mode": REWARD_MODES,
-        "reward.truncated": TRUNCATION_POLICIES,
-        "advantages.estimator": ESTIMATORS,
-        "packing.denominator": DENOMINATORS,
-        "policy.chat": ("", *FORMATS),
-        "rollout.on_update": UPDATES,
-        "rollout.cache_dtype": CACHE_DTYPES,
-        "rollout.weights_dtype": WEIGHTS_DTYPES,
-    }
-    for name, known in choices.items():
-        section, _, key = name.partition(".")
-        if config[section][key] not in known:
-            raise ConfigError(f"{name}={config[section][key]!r}; one of {', '.join(known)}")
-    if unknown := set(config.tasks.kinds) - set(COMPOSITE_KINDS):
-        raise ConfigError(f"tasks.kinds has {sorted(unknown)}; known are {', '.join(COMPOSITE_KINDS)}")
-    if config.rollout.max_observation_tokens < MIN_OBSERVATION_TOKENS:
-        raise ConfigError(
-            f"rollout.max_observation_tokens={config.rollout.max_observation_tokens} says nothing; "
-            f"give at least {MIN_OBSERVATION_TOKENS}"
-        )
-    if config.program != "exam" and config.packing.row_tokens < config.rollout.max_tokens:
-        raise ConfigError(
-            f"an episode of rollout.max_tokens={config.rollout.max_tokens} does not fit into a row of "
-            f"packing.row_tokens={config.packing.row_tokens}; raise --config.packing.row_tokens"
-        )
-
-
 def load_tasks(config: ConfigDict, workdir: Path) -> tuple[Path, list[Task]]:
     """The task set's folder and the public half of its tasks; the world is generated on first use."""
     folder = Path(config.tasks.source) if config.tasks.source else workdir / "tasks"
-    if not config.tasks.source and not (folder / "set.json").exists():
+    if not config.tasks.source:
         _write_world(config.world, folder)
     return folder, read_tasks(folder)
 
@@ -108,12 +71,10 @@ def load_suites(config: ConfigDict, workdir: Path) -> dict[Path, list[Task]]:
         generated = [kind for kind in COMPOSITE_KINDS if kind != "bug_fixing" and names & {kind, evaluate.ALL}]
         folders = [workdir / "tasks" / kind for kind in generated]
         for kind, folder in zip(generated, folders, strict=True):
-            if not (folder / "set.json").exists():
-                _write_suite(config.composite, kind, folder)
+            _write_suite(config.composite, kind, folder)
         if names - set(generated):
             folders.insert(0, workdir / "tasks" / "world")
-            if not (folders[0] / "set.json").exists():
-                _write_world(config.world, folders[0])
+            _write_world(config.world, folders[0])
     sets = {folder: read_tasks(folder) for folder in folders}
     chosen = {folder: evaluate.exam_tasks(tasks, names, config.eval.max_tasks) for folder, tasks in sets.items()}
     if not any(chosen.values()):
@@ -126,20 +87,34 @@ def load_suites(config: ConfigDict, workdir: Path) -> dict[Path, list[Task]]:
 
 
 def _write_suite(composite: ConfigDict, kind: str, folder: Path) -> None:
-    arguments = [f"--out={folder}", f"--kinds={kind}", f"--seed={composite.seed}", f"--instances={composite.instances}"]
-    _generate("skillrl.tasks.suites", [*arguments, f"--split={evaluate.SUITES[0]}"])
+    arguments = [f"--kinds={kind}", f"--seed={composite.seed}", f"--instances={composite.instances}"]
+    _generate("skillrl.tasks.suites", [*arguments, f"--split={evaluate.SUITES[0]}"], folder)
 
 
 def _write_world(world: ConfigDict, folder: Path) -> None:
     counts = ",".join(f"{split}={world[split]}" for split in ("train", *evaluate.SUITES))
     levels = ",".join(map(str, world.levels))
-    arguments = [f"--out={folder}", f"--seed={world.seed}", f"--instances={counts}", f"--level={levels}"]
-    _generate("skillrl.tasks.world", arguments)
+    _generate("skillrl.tasks.world", [f"--seed={world.seed}", f"--instances={counts}", f"--level={levels}"], folder)
 
 
-def _generate(module: str, arguments: Sequence[str]) -> None:
+def _generate(module: str, arguments: Sequence[str], folder: Path) -> None:
+    """Makes a task set where there is none. Raises ConfigError where the one there was made with other arguments."""
+    wanted = " ".join([module, *arguments])
+    # Beside the set, whose digest covers all that is in it.
+    record = folder.with_name(f"{folder.name}.command")
+    if (folder / "set.json").exists():
+        made = record.read_text(encoding="utf-8").strip() if record.exists() else "an unknown command"
+        if made != wanted:
+            raise ConfigError(
+                f"the tasks in {folder} were made by {made}, not by {wanted}; give the values they were made with, or "
+                "another --workdir"
+            )
+        return
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(wanted + "\n", encoding="utf-8")
     # A process of its own: the trainer's never holds a hidden half.
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+    if subprocess.run([sys.executable, "-m", module, f"--out={folder}", *arguments]).returncode:
+        raise ConfigError(f"python -m {wanted} made no tasks; what it says stands above")
 
 
 @contextlib.asynccontextmanager
@@ -167,9 +142,20 @@ def max_outage_s(config: ConfigDict) -> float:
     return config.sandbox.max_outage_s if config.sandbox.address or config.endpoint.url else 0.0
 
 
+def make_mesh(config: ConfigDict) -> Mesh:
+    """The configured mesh over all devices. Raises ConfigError where they belong to several processes."""
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    if processes := {device.process_index for device in mesh.devices.flat} - {jax.process_index()}:
+        raise ConfigError(
+            f"the devices belong to {len(processes) + 1} processes, and these programs run in one; start them on a "
+            "single host, with the devices of that host alone"
+        )
+    return mesh
+
+
 def load_policy(config: ConfigDict) -> Policy:
     """Imports or initialises the policy on the configured mesh."""
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    mesh = make_mesh(config)
     kind, name = source_of(config)
     if kind == "run":
         return _load_run(config, name, mesh)
@@ -312,6 +298,27 @@ def make_engine(config: ConfigDict, policy: Policy, params: models.Params, versi
 def make_budgets(config: ConfigDict) -> Budgets:
     names = [f.name for f in dataclasses.fields(Budgets)]
     return Budgets(**{name: config.rollout[name] for name in names})
+
+
+def make_collector(
+    config: ConfigDict,
+    agents: Agents,
+    client: SandboxClient,
+    chat: ChatFormat,
+    budgets: Budgets | None = None,
+    max_in_flight: int | None = None,
+) -> Collector:
+    """Plays episodes within the configured limits, or within other budgets and fewer at a time."""
+    at_once = config.sandbox.max_in_flight
+    return Collector(
+        agents,
+        client,
+        chat,
+        budgets or make_budgets(config),
+        max_in_flight=min(at_once, max_in_flight or at_once),
+        reward_mode=config.reward.mode,
+        max_outage_s=max_outage_s(config),
+    )
 
 
 def training_tasks(tasks: Sequence[Task], config: ConfigDict) -> list[Task]:

@@ -39,9 +39,9 @@ def test_every_config_has_the_fields_of_the_common_one(name, arg):
 
 @pytest.mark.parametrize(("name", "arg"), [(n, a) for n in CONFIGS for a in ["", *ARGUMENTS.get(n, [])]])
 def test_every_config_passes_the_check(name, arg):
-    from skillrl import setup
+    from skillrl import limits
 
-    setup.check(load(name, arg))
+    limits.check(load(name, arg))
 
 
 @pytest.mark.parametrize("name", joint.MODELS)
