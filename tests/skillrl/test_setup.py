@@ -8,11 +8,11 @@ from chats import make_folder
 
 from configs import common, tiny
 from sandbox_service.embedded import embedded_service
-from skillrl import export, setup
+from skillrl import export, limits, setup
 from skillrl.chat import ChatError, CompactChat
 from skillrl.checkpoint import Checkpoints
+from skillrl.limits import ConfigError
 from skillrl.models import policy as models
-from skillrl.setup import ConfigError
 from skillrl.tasks.source import TaskSetError
 from skillrl.tasks.world import write_set
 from skillrl.tokenizer import SentencePieceTokenizer
@@ -50,24 +50,6 @@ def folder(tmp_path_factory, tokenizer_file, cfg):
     return export.export(tmp_path_factory.mktemp("hf") / "policy", cfg, params, tokenizer_file, "")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("reward__mode", "papre", "reward.mode='papre'; one of paper, shaped"),
-        ("reward__truncated", "drop", "reward.truncated='drop'; one of keep, mask"),
-        ("advantages__estimator", "gae", "advantages.estimator='gae'; one of mean"),
-        ("packing__denominator", "token", "packing.denominator='token'; one of skill_token_mean"),
-        ("tasks__kinds", ("cooking",), r"tasks.kinds has \['cooking'\]; known are bug_fixing"),
-        ("rollout__max_observation_tokens", 8, "max_observation_tokens=8 says nothing; give at least 32"),
-        ("packing__row_tokens", 256, "max_tokens=512 does not fit into a row of packing.row_tokens=256"),
-    ],
-)
-def test_wrong_choices_are_named_before_anything_runs(name, value, message):
-    setup.check(configured())
-    with pytest.raises(ConfigError, match=message):
-        setup.check(configured(**{name: value}))
-
-
 def test_the_world_is_generated_once(tmp_path):
     config = configured(world__train=1, world__heldout_repositories=1, world__heldout_families=0)
     folder, tasks = setup.load_tasks(config, tmp_path)
@@ -77,6 +59,20 @@ def test_the_world_is_generated_once(tmp_path):
     written = (folder / "set.json").stat().st_mtime_ns
     assert setup.load_tasks(config, tmp_path)[1] == tasks
     assert (folder / "set.json").stat().st_mtime_ns == written
+    config.world.train = 2
+    with pytest.raises(ConfigError, match=r"were made by .* --instances=train=1,.* not by .* --instances=train=2,"):
+        setup.load_tasks(config, tmp_path)
+    assert (folder / "set.json").stat().st_mtime_ns == written
+
+
+def test_a_world_that_cannot_be_generated_is_one_clear_error(tmp_path, capfd):
+    config = configured(world__levels=(9,))
+    with pytest.raises(ConfigError, match="python -m skillrl.tasks.world --seed=0 .* made no tasks"):
+        setup.load_tasks(config, tmp_path)
+    assert "unknown '9'" in capfd.readouterr().err
+    # Nothing was made, so that other values may follow.
+    config = configured(world__train=1, world__heldout_repositories=0, world__heldout_families=0)
+    assert setup.load_tasks(config, tmp_path)[1]
 
 
 def test_a_missing_task_set_names_the_remedy(tmp_path):
@@ -209,7 +205,7 @@ def test_a_folder_of_ours_brings_the_compact_format(folder, tokenizer_file):
 
 def test_a_format_that_does_not_fit_its_tokenizer_is_named(qwen_folder, tokenizer_file):
     with pytest.raises(ConfigError, match="policy.chat='hermes'; one of , compact, qwen, qwen_coder, glm, llama"):
-        setup.check(chat_config("hermes"))
+        limits.check(chat_config("hermes"))
     with pytest.raises(ConfigError, match="policy.chat=glm needs a folder with tokenizer.json"):
         setup.load_chat(chat_config("glm"), tokenizer_file)
     with pytest.raises(ChatError, match="does not write tool calls in policy.chat=glm"):
