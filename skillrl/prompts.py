@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from skillrl import setup
+from skillrl.limits import ConfigError
 from skillrl.skills import get_skill
 from skillrl.types import Task
 
@@ -54,7 +55,7 @@ def _tell_of_long(name: str, tasks: Sequence[Task], lengths: dict[str, int], bud
     for skill, count in long.items():
         longest = max(by_skill[skill], key=lambda task: lengths[task.task_id])
         if count == len(by_skill[skill]):
-            raise setup.ConfigError(
+            raise ConfigError(
                 f"no {name} task of {skill} has a prompt below rollout.max_tokens={budget}; the longest, of "
                 f"{longest.task_id}, has {lengths[longest.task_id]} tokens: raise --config.rollout.max_tokens and "
                 "--config.packing.row_tokens above it, or choose another task set"

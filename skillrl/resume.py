@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from skillrl import export, setup
+from skillrl.limits import ConfigError
 from skillrl.rollout.collector import Collector, check_faults
 from skillrl.rollout.records import append_episodes, drop_cut_line, read_episodes, write_episodes
 from skillrl.types import Episode, Task
@@ -81,11 +82,11 @@ def same_conditions(workdir: Path, wanted: dict, *, begun: bool) -> None:
     path = workdir / PLAYED
     if begun:
         if not path.exists():
-            raise setup.ConfigError(f"{workdir} holds a run without its {PLAYED}; give another --workdir")
+            raise ConfigError(f"{workdir} holds a run without its {PLAYED}; give another --workdir")
         kept = json.loads(path.read_text(encoding="utf-8"))
         for name, value in wanted.items():
             if kept.get(name) != value:
-                raise setup.ConfigError(
+                raise ConfigError(
                     f"the episodes in {workdir} were played with {name}={kept.get(name)}, not {value}; "
                     "give another --workdir, or that again"
                 )

@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 async def _run(config: ConfigDict, workdir: Path) -> None:
     task_dir, tasks = setup.load_tasks(config, workdir)
-    run = _prepare(config, workdir, tasks)
+    run = prepare(config, workdir, tasks)
     async with setup.sandbox_client(config, [task_dir], f"{workdir.name}-{time.time_ns()}") as client, run.engine:
         run.collector = setup.make_collector(run.config, PolicyAgents(run.engine), client, run.policy.chat)
         await _evaluate(run, "before")
@@ -76,7 +76,8 @@ async def _run(config: ConfigDict, workdir: Path) -> None:
     _finish(run)
 
 
-def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task]) -> Run:
+def prepare(config: ConfigDict, workdir: Path, tasks: list[Task]) -> Run:
+    """The parts but for the collector, from the last checkpoint where there is one."""
     policy = setup.load_policy(config)
     config, training = prompts.fit_prompts(config, policy, tasks)
     learner = setup.make_learner(config, policy.cfg, policy.mesh)
