@@ -1,5 +1,10 @@
 import asyncio
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -175,6 +180,42 @@ def test_a_service_without_isolation_must_be_wanted(tmp_path):
     with pytest.raises(ConfigError, match="--config.sandbox.allow_unsafe=True"):
         asyncio.run(connect(False))
     assert asyncio.run(connect(True))
+
+
+TWO_PROCESSES = """
+import sys, jax
+rank, port = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(rank))
+from configs import tiny
+from skillrl import setup
+try:
+    setup.make_mesh(tiny.get_config())
+except setup.ConfigError as e:
+    print(e)
+"""
+
+
+@pytest.mark.deep
+def test_devices_of_several_processes_are_refused():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).parents[2]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(rank), str(port)],
+            cwd=root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        for process in started:
+            output, _ = process.communicate(timeout=240)
+            assert "the devices belong to 2 processes" in output, output
+    finally:
+        for process in started:
+            process.kill()
 
 
 # Tokenizer and chat format of a Hugging Face folder.
