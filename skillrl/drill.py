@@ -131,8 +131,9 @@ class Repeat:
         return Sampled(episode.tokens[part], episode.sampler_logprobs[part], episode.versions[part], not cut)
 
 
-async def compare(config: ConfigDict, workdir: Path, task_dir: Path, episodes: Sequence[Episode]) -> Counter[str]:
+async def compare(workdir: Path, task_dir: Path, episodes: Sequence[Episode]) -> Counter[str]:
     """Plays graded episodes again; counts `same`, `wrong`, and `not_repeated`."""
+    config = setup.kept_config(workdir)
     _, chat = setup.load_chat(config, workdir / "hf")
     budgets, counts, slots = setup.make_budgets(config), Counter(), asyncio.Semaphore(_REPEATS_AT_ONCE)
     async with embedded_service([task_dir]) as address, SandboxClient(address, "repeat") as client:
@@ -198,7 +199,7 @@ async def drill(config: ConfigDict, workdir: Path, arguments: Sequence[str], pau
         return figures | {"passed": False}
     graded = [e for f in (workdir / "episodes").glob("*.jsonl") for e in read_episodes(f) if e.outcome.graded]
     figures |= count(workdir)
-    figures |= {"same": 0, "wrong": 0, "not_repeated": 0} | await compare(config, workdir, task_dir, graded)
+    figures |= {"same": 0, "wrong": 0, "not_repeated": 0} | await compare(workdir, task_dir, graded)
     right = not figures["wrong"] and figures["same"] > 0 and figures["all_counted"]
     return figures | {"passed": bool(right and len(faults) == 3)}
 

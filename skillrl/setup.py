@@ -177,7 +177,7 @@ def _load_run(config: ConfigDict, name: str, mesh: Mesh) -> Policy:
     """A checkpoint's policy with the tokenizer and chat format that the run kept."""
     workdir, step = checkpoint_of(name)
     _, cfg, params, _ = checkpoint.load_policy(workdir / "checkpoints", mesh, step)
-    kept = ConfigDict(read_json(workdir / export.CONFIG_FILE))
+    kept = kept_config(workdir)
     source = workdir / TOKENIZER_FOLDER if (workdir / TOKENIZER_FOLDER).is_dir() else workdir
     tokenizer_file, chat = load_chat(kept, Path(config.policy.tokenizer or source))
     _check_vocabulary(tokenizer_file, chat, cfg, name)
@@ -260,6 +260,11 @@ def keep_tokenizer(source: Path, workdir: Path) -> None:
 def keep_config(config: ConfigDict, workdir: Path) -> None:
     """Writes the config beside what it made, for the model card."""
     (workdir / export.CONFIG_FILE).write_text(config.to_json_best_effort(indent=1) + "\n", encoding="utf-8")
+
+
+def kept_config(workdir: Path) -> ConfigDict:
+    """The config of a run's last start, with the budgets that it raised."""
+    return ConfigDict(read_json(workdir / export.CONFIG_FILE))
 
 
 def make_learner(config: ConfigDict, cfg: ModelConfig, mesh: Mesh, *, decay_steps: int = 0) -> Learner:
