@@ -34,7 +34,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sandbox_service.client import SandboxClient, SandboxError
 from sandbox_service.embedded import READY, embedded_service
-from skillrl import setup
+from skillrl import setup, task_sets
 from skillrl.evaluate import read_scores
 from skillrl.metrics import read_metrics
 from skillrl.report import ungradable
@@ -174,7 +174,7 @@ def count(workdir: Path) -> dict[str, object]:
 
 
 async def drill(config: ConfigDict, workdir: Path, arguments: Sequence[str], pause_s: float) -> dict:
-    task_dir, _ = setup.load_tasks(config, workdir)
+    task_dir, _ = task_sets.load_tasks(config, workdir)
     with tempfile.TemporaryDirectory(prefix="drill-") as name:
         services = [Service(task_dir, Path(name), service) for service in ("a", "b")]
         try:

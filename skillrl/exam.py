@@ -23,7 +23,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from skillrl import evaluate, export, resume, setup
+from skillrl import evaluate, export, resume, setup, task_sets
 from skillrl.chat import ChatFormat
 from skillrl.metrics import Metrics, read_metrics, rollout_metrics
 from skillrl.rollout.agents import Agents, PolicyAgents
@@ -55,7 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if (workdir / "checkpoints").exists():
         raise setup.ConfigError(f"{workdir} holds a training run; give the evaluation another --workdir")
     played_under = conditions(config)
-    sets = setup.load_suites(config, workdir)
+    sets = task_sets.load_suites(config, workdir)
     resume.same_conditions(workdir, played_under, begun=(workdir / EPISODES).exists())
     setup.keep_config(config, workdir)
     tasks = [task for chosen in sets.values() for task in chosen]

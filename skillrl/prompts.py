@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from skillrl import setup
+from skillrl import setup, task_sets
 from skillrl.limits import ConfigError
 from skillrl.skills import get_skill
 from skillrl.types import Task
@@ -20,8 +20,8 @@ def fit_prompts(config: ConfigDict, policy: setup.Policy, tasks: Sequence[Task])
     Prints what was raised, and how many tasks of which skill have longer prompts than the budget: those of the
     training set are left out, those of the evaluation are ungradable. Raises ConfigError where none of a skill fits.
     """
-    training = setup.training_tasks(tasks, config)
-    evaluated = setup.evaluation_tasks(tasks, config) if config.eval.samples else []
+    training = task_sets.training_tasks(tasks, config)
+    evaluated = task_sets.evaluation_tasks(tasks, config) if config.eval.samples else []
     lengths = {
         task.task_id: len(policy.chat.render_prompt(get_skill(task.skill).make_prompt(task)))
         for task in [*training, *evaluated]

@@ -15,7 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 from rich.progress import Progress
 
-from skillrl import export, setup
+from skillrl import export, setup, task_sets
 from skillrl.chat import CompactChat, Final, Message, ToolCall, ToolResult, User, render
 from skillrl.checkpoint import Checkpoints
 from skillrl.demonstrators import CAREFUL, HASTY, Steps
@@ -65,7 +65,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return state
 
     state = train("copying", state, warmup_steps, lambda rng: repeated_sequences(rng, rows, length, cfg.vocab))
-    task_dir, tasks = setup.load_tasks(config, workdir)
+    task_dir, tasks = task_sets.load_tasks(config, workdir)
     trajectories = asyncio.run(_demonstrations(config, workdir, task_dir, tasks))
     tokenizer = _train_tokenizer(config, trajectories, workdir / setup.TOKENIZER_FILE)
     batches = Trajectories(config, trajectories, CompactChat(tokenizer))

@@ -24,7 +24,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from skillrl import evaluate, export, prompts, report, resume, setup
+from skillrl import evaluate, export, prompts, report, resume, setup, task_sets
 from skillrl.checkpoint import Checkpoints
 from skillrl.limits import is_due
 from skillrl.metrics import Metrics, rollout_metrics
@@ -66,7 +66,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 async def _run(config: ConfigDict, workdir: Path) -> None:
-    task_dir, tasks = setup.load_tasks(config, workdir)
+    task_dir, tasks = task_sets.load_tasks(config, workdir)
     run = prepare(config, workdir, tasks)
     async with setup.sandbox_client(config, [task_dir], f"{workdir.name}-{time.time_ns()}") as client, run.engine:
         run.collector = setup.make_collector(run.config, PolicyAgents(run.engine), client, run.policy.chat)
@@ -207,7 +207,7 @@ async def _evaluate(run: Run, name: str) -> None:
     config, path = run.config, run.workdir / "eval" / f"{name}.json"
     if path.exists() or not config.eval.samples:
         return
-    tasks = setup.evaluation_tasks(run.tasks, config)
+    tasks = task_sets.evaluation_tasks(run.tasks, config)
     with _progress() as progress:
         bar = progress.add_task(f"evaluating {name}", total=len(tasks) * config.eval.samples)
         groups = await resume.play_missing(

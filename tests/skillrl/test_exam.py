@@ -12,7 +12,7 @@ from program import Family
 from configs import eval as eval_config
 from configs import tiny
 from sandbox_service.tasks import read_task_set
-from skillrl import exam, setup, sharding
+from skillrl import exam, setup, sharding, task_sets
 from skillrl.checkpoint import Checkpoints
 from skillrl.limits import ConfigError
 from skillrl.models.hf import load_hf
@@ -74,19 +74,19 @@ def test_a_training_runs_folder_is_left_alone(tmp_path):
 
 def test_a_suite_without_tasks_says_what_there_is(world_dir, tmp_path):
     with pytest.raises(ConfigError, match="no task of terminal in .* which has heldout_families bug_fixing, .*another"):
-        setup.load_suites(configured("suite=terminal", tasks__source=str(world_dir)), tmp_path)
+        task_sets.load_suites(configured("suite=terminal", tasks__source=str(world_dir)), tmp_path)
 
 
 def test_suites_are_generated_once_and_only_those_named(tmp_path):
     config = configured("suite=bug_fixing", world__heldout_repositories=1, world__heldout_families=1)
-    ((folder, tasks),) = setup.load_suites(config, tmp_path).items()
+    ((folder, tasks),) = task_sets.load_suites(config, tmp_path).items()
     assert folder == tmp_path / "tasks" / "world"
     assert [(t.skill, t.split) for t in tasks] == [
         ("bug_fixing", "heldout_repositories"), ("bug_fixing", "heldout_families"),
     ]  # fmt: skip
     written = (folder / "set.json").stat().st_mtime_ns
     config.eval.suites = ("heldout_families",)
-    ((_, tasks),) = setup.load_suites(config, tmp_path).items()
+    ((_, tasks),) = task_sets.load_suites(config, tmp_path).items()
     assert {t.skill for t in tasks} == {*SKILLS, "bug_fixing"} and {t.split for t in tasks} == {"heldout_families"}
     assert (folder / "set.json").stat().st_mtime_ns == written
 
@@ -184,7 +184,7 @@ def test_wrong_answers_score_the_minimum_and_no_answers_are_none(plans, world_di
 def test_gold_answers_to_a_generated_suite_score_the_maximum(kind, tmp_path, capsys):
     values = {"tasks__source": "", "eval__suites": (kind,), "composite__instances": 1, "eval__samples": 1}
     config = asking(ChatServer("http://localhost/v1"), "", **values)
-    ((folder, tasks),) = setup.load_suites(config, tmp_path).items()
+    ((folder, tasks),) = task_sets.load_suites(config, tmp_path).items()
     with chat_server(Model(planned(folder))) as server:
         config.endpoint.url = server.url
         exam.run(config, tmp_path)

@@ -139,37 +139,6 @@ def test_kill_9_at_any_moment_changes_nothing(program, flags, uninterrupted, tmp
     assert_same_run(whole, tmp_path / "killed")
 
 
-def test_a_finished_run_goes_on_when_more_steps_are_asked_for(program, flags, uninterrupted):
-    """With another loss, too: its KL term is to the policy that the run began with, which the steps have moved off."""
-    workdir, _ = uninterrupted
-    before = (workdir / "eval" / "before.json").read_text()
-    more = (f"--config.num_steps={STEPS + 1}", "--config.loss.kl_coef=0.1")
-    done = program.complete("skillrl.main", *flags, f"--workdir={workdir}", *more)
-    assert f"going on from step {STEPS}" in done.stdout
-    assert checkpoint(workdir)[0] == STEPS + 1
-    assert [row["step"] for row in read_metrics(workdir)] == list(range(STEPS + 1))
-    assert (workdir / "eval" / "before.json").read_text() == before
-    assert read_scores(workdir / "eval" / "after.json")
-    last = read_metrics(workdir)[-1]
-    assert last["admitted_groups"] and last["learner/ref_kl"] > 0
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("--config.skills.review=2", "the saved mixture position belongs to other tasks, weights or another seed"),
-        ("--config.eval.samples=2", "were played with samples=1, not 2; give another --workdir"),
-    ],
-)
-def test_a_changed_run_is_refused_and_takes_nothing_away(program, flags, uninterrupted, change, message):
-    workdir, _ = uninterrupted
-    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    done = program.run("skillrl.main", *flags, f"--workdir={workdir}", change)
-    assert done.code != 0
-    assert done.stderr.startswith("error: ") and message in done.stderr
-    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
-
-
 def wait_until(met, process, family, patience_s=300.0):
     deadline = time.monotonic() + patience_s
     while not met():
@@ -222,6 +191,37 @@ def is_service(pid):
     """Whether it is the service itself, whose first process carries its name; sandboxes are below it."""
     parts = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return b"sandbox_service" in parts and any(part.startswith(b"--bind=") for part in parts)
+
+
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(program, flags, uninterrupted):
+    """With another loss, too: its KL term is to the policy that the run began with, which the steps have moved off."""
+    workdir, _ = uninterrupted
+    before = (workdir / "eval" / "before.json").read_text()
+    more = (f"--config.num_steps={STEPS + 1}", "--config.loss.kl_coef=0.1")
+    done = program.complete("skillrl.main", *flags, f"--workdir={workdir}", *more)
+    assert f"going on from step {STEPS}" in done.stdout
+    assert checkpoint(workdir)[0] == STEPS + 1
+    assert [row["step"] for row in read_metrics(workdir)] == list(range(STEPS + 1))
+    assert (workdir / "eval" / "before.json").read_text() == before
+    assert read_scores(workdir / "eval" / "after.json")
+    last = read_metrics(workdir)[-1]
+    assert last["admitted_groups"] and last["learner/ref_kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--config.skills.review=2", "the saved mixture position belongs to other tasks, weights or another seed"),
+        ("--config.eval.samples=2", "were played with samples=1, not 2; give another --workdir"),
+    ],
+)
+def test_a_changed_run_is_refused_and_takes_nothing_away(program, flags, uninterrupted, change, message):
+    workdir, _ = uninterrupted
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    done = program.run("skillrl.main", *flags, f"--workdir={workdir}", change)
+    assert done.code != 0
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize(("kl_coef", "copies"), [(0.0, 3), (0.1, 4)])
