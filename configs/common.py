@@ -77,6 +77,10 @@ def base_config() -> ConfigDict:
             # "drain": turns in the making end under the old ones.
             on_update="keep",
             max_tokens=32_768,
+            # Tokens that every prompt must leave for turns: where the task set has longer prompts, training raises
+            # max_tokens and packing.row_tokens to fit, within the policy's positions. 0: they stay as they are, and
+            # training tasks with longer prompts are left out.
+            room_tokens=0,
             max_turns=50,
             max_observation_tokens=4096,
             wall_s=1800.0,
@@ -123,6 +127,7 @@ def base_config() -> ConfigDict:
             max_outage_s=300.0,
         )
     )
+    # every_steps 0: at the end alone, and before evaluations. An error keeps the last whole step too.
     c.checkpoint = ConfigDict(dict(every_steps=10, keep=3))
     # every_steps 0: only before and after training. suites: splits of the task set; max_tasks: of each suite and skill,
     # 0 for all.

@@ -4,6 +4,9 @@ r"""Joint GRPO over the five atomic skills, equal shares (method of arXiv:2604.0
         --config.tasks.source=DIR --config.sandbox.address=HOST:PORT --workdir=...
     python -m skillrl.compile --config=configs/joint.py:model=qwen3-8b       # what it needs of its slice, without a TPU
 
+Today a run is one process on one host, with the devices of that host. The programs compile for whole slices, but
+nothing yet starts and feeds the processes of several hosts, and the main command refuses devices of others.
+
 Each model stands with the slice that its programs were compiled for; the README has the table. No run at this scale
 has been made: learning rates and batch sizes are starting points, not measured recipes.
 """

@@ -2,6 +2,7 @@ r"""The whole loop on two CPU cores in minutes: joint GRPO over the five skills 
 
     make demo                                                    # the same, with all set-up
     python -m skillrl.main --config=configs/tiny.py --workdir=runs/demo
+    python -m skillrl.main --config=configs/tiny.py --config.tasks.source=DIR --workdir=runs/real    # on real packages
 
 Starts from the small base policy in assets/base (made by configs/sft.py; provenance beside it). Measured results
 stand in the README next to the command.
@@ -27,6 +28,8 @@ def get_config(arg: str = ""):
             group_size=4 if arg.smoke else 8,
             rows=32 if arg.smoke else 128,
             max_tokens=512,
+            # The world's prompts have at most 120 tokens; those of real packages ask for a larger budget.
+            room_tokens=256,
             max_turns=6,
             max_observation_tokens=128,
             wall_s=120.0,

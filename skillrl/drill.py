@@ -34,7 +34,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sandbox_service.client import SandboxClient, SandboxError
 from sandbox_service.embedded import READY, embedded_service
-from skillrl import setup
+from skillrl import setup, task_sets
 from skillrl.evaluate import read_scores
 from skillrl.metrics import read_metrics
 from skillrl.report import ungradable
@@ -133,8 +133,9 @@ class Repeat:
         return Sampled(episode.tokens[part], episode.sampler_logprobs[part], episode.versions[part], not cut)
 
 
-async def compare(config: ConfigDict, workdir: Path, task_dir: Path, episodes: Sequence[Episode]) -> Counter[str]:
+async def compare(workdir: Path, task_dir: Path, episodes: Sequence[Episode]) -> Counter[str]:
     """Plays graded episodes again; counts `same`, `wrong`, `timed_out` (not comparable) and `not_repeated`."""
+    config = setup.kept_config(workdir)
     _, chat = setup.load_chat(config, workdir / "hf")
     budgets, counts, slots = setup.make_budgets(config), Counter(), asyncio.Semaphore(_REPEATS_AT_ONCE)
     async with embedded_service([task_dir]) as address, SandboxClient(address, "repeat") as client:
@@ -177,7 +178,7 @@ def count(workdir: Path) -> dict[str, object]:
 
 
 async def drill(config: ConfigDict, workdir: Path, arguments: Sequence[str], pause_s: float) -> dict:
-    task_dir, _ = setup.load_tasks(config, workdir)
+    task_dir, _ = task_sets.load_tasks(config, workdir)
     with tempfile.TemporaryDirectory(prefix="drill-") as name:
         services = [Service(task_dir, Path(name), service) for service in ("a", "b")]
         try:
@@ -203,7 +204,7 @@ async def drill(config: ConfigDict, workdir: Path, arguments: Sequence[str], pau
     graded = [e for f in (workdir / "episodes").glob("*.jsonl") for e in read_episodes(f) if e.outcome.graded]
     figures |= count(workdir)
     counts = {"same": 0, "wrong": 0, "timed_out": 0, "not_repeated": 0}
-    figures |= counts | await compare(config, workdir, task_dir, graded)
+    figures |= counts | await compare(workdir, task_dir, graded)
     repeated = figures["same"] > 0 and figures["not_repeated"] + figures["timed_out"] <= MAX_UNCHECKED * len(graded)
     right = not figures["wrong"] and repeated and figures["all_counted"]
     return figures | {"passed": bool(right and len(faults) == 3)}

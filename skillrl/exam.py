@@ -11,31 +11,29 @@ Nothing is learned. Episodes are those of training: the same collector, budgets,
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import re
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from skillrl import evaluate, export, setup
+from skillrl import evaluate, export, resume, setup, task_sets
 from skillrl.chat import ChatFormat
 from skillrl.metrics import Metrics, read_metrics, rollout_metrics
 from skillrl.progress import progress
 from skillrl.rollout.agents import Agents, PolicyAgents
-from skillrl.rollout.collector import Collector, check_faults
+from skillrl.rollout.collector import check_faults
 from skillrl.rollout.endpoint import Endpoint, EndpointAgents, in_characters
 from skillrl.rollout.episode import Budgets
-from skillrl.rollout.records import append_episodes, drop_cut_line, read_episodes, write_episodes
+from skillrl.rollout.records import append_episodes
 from skillrl.types import Episode, Task
 
-EPISODES, PLAYED, SCORES = "episodes.jsonl", "played.json", "scores.json"
+EPISODES, SCORES = "episodes.jsonl", "scores.json"
 # Tasks between two looks at the faults of the service.
 _CHUNK_TASKS = 64
 _SHOWN_REASONS = 10
@@ -57,12 +55,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if (workdir / "checkpoints").exists():
         raise setup.ConfigError(f"{workdir} holds a training run; give the evaluation another --workdir")
     played_under = conditions(config)
-    sets = setup.load_suites(config, workdir)
-    same_conditions(workdir, played_under)
+    sets = task_sets.load_suites(config, workdir)
+    resume.same_conditions(workdir, played_under, begun=(workdir / EPISODES).exists())
     setup.keep_config(config, workdir)
     tasks = [task for chosen in sets.values() for task in chosen]
     path = workdir / EPISODES
-    groups = finished_groups(path, tasks, config.eval.samples)
+    groups = resume.finished_groups(path, tasks, config.eval.samples)
     missing = [task for task in tasks if task.task_id not in groups]
     if missing:
         if groups:
@@ -126,79 +124,13 @@ def _endpoint(config: ConfigDict) -> Endpoint:
     )
 
 
-# What was played before.
-
-
 def conditions(config: ConfigDict) -> dict:
     """What must be the same for episodes to count together, as JSON values."""
-    fields, weights = {}, []
-    if config.endpoint.url:
-        player = f"{config.endpoint.model} at {config.endpoint.url}"
-        fields = {name: config.endpoint[name] for name in ("max_reply_tokens", "fields")}
-    else:
-        kind, name = setup.source_of(config)
-        player = config.policy.source
-        if kind == "run":
-            player = "run:{}@{}".format(*setup.checkpoint_of(name))
-        elif kind == "hf":
-            files = sorted(Path(name).glob("*.safetensors"))
-            weights = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-    return {
-        "player": player,
-        "weights": weights,
-        "samples": config.eval.samples,
-        "temperature": config.eval.temperature,
-        "budgets": dataclasses.asdict(setup.make_budgets(config)),
-        "policy.chat": config.policy.chat,
-        "policy.thinking": config.policy.thinking,
-        "endpoint": fields,
-        "seed": config.seed,
-        "reward.mode": config.reward.mode,
-    }
-
-
-def same_conditions(workdir: Path, wanted: dict) -> None:
-    """Keeps the conditions. Raises ConfigError where episodes of others were played in this folder."""
-    path = workdir / PLAYED
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if (workdir / EPISODES).exists():
-        for name, value in wanted.items():
-            if kept.get(name) != value:
-                raise setup.ConfigError(
-                    f"the episodes in {workdir} were played with {name}={kept.get(name)}, not {value}; "
-                    "give another --workdir"
-                )
-    path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-
-
-def finished_groups(path: Path, tasks: Sequence[Task], samples: int) -> dict[str, list[Episode]]:
-    """Task id -> its episodes, without their tokens, of the tasks that need not be played again.
-
-    A task of which an episode was lost to the service is played again. Episodes of unfinished tasks leave the file.
-    """
-    if not path.exists():
-        return {}
-    drop_cut_line(path)
-    wanted, groups = {task.task_id: task for task in tasks}, defaultdict(list)
-    for episode in read_episodes(path):
-        if wanted.get(episode.task.task_id) == episode.task:
-            groups[episode.task.task_id].append(_without_tokens(episode))
-    done = {
-        task_id: group
-        for task_id, group in groups.items()
-        if len(group) == samples and all(e.outcome.reason != "infra" for e in group)
-    }
-    if len(done) < len(groups):
-        temporary = path.with_suffix(".tmp")
-        kept = (e for e in read_episodes(path) if e.task.task_id in done or e.task.task_id not in groups)
-        write_episodes(temporary, kept)
-        temporary.replace(path)
-    return done
-
-
-def _without_tokens(episode: Episode) -> Episode:
-    arrays = dict.fromkeys(("tokens", "loss_mask", "sampler_logprobs", "versions"), np.zeros(0))
-    return dataclasses.replace(episode, turns=(), **arrays)
+    if not config.endpoint.url:
+        return resume.conditions(config)
+    fields = {name: config.endpoint[name] for name in ("max_reply_tokens", "fields")}
+    player = f"{config.endpoint.model} at {config.endpoint.url}"
+    return {"player": player, "endpoint": fields} | resume.play_conditions(config)
 
 
 # Playing.
@@ -213,14 +145,8 @@ async def _play(
     async with _player(config) as player, contextlib.AsyncExitStack() as stack:
         run_id = f"{workdir.name}-{time.time_ns()}"
         client = await stack.enter_async_context(setup.sandbox_client(config, task_dirs, run_id))
-        collector = Collector(
-            player.agents,
-            client,
-            player.chat,
-            player.budgets,
-            max_in_flight=min(config.sandbox.max_in_flight, player.max_in_flight),
-            reward_mode=config.reward.mode,
-            max_outage_s=setup.max_outage_s(config),
+        collector = setup.make_collector(
+            config, player.agents, client, player.chat, player.budgets, player.max_in_flight
         )
         chunks = len(read_metrics(workdir))
         metrics = Metrics(workdir, from_step=chunks)
@@ -240,7 +166,7 @@ async def _play(
             scalars = rollout_metrics(played, evaluate.score_of) | {"replays": collector.take_replays()}
             metrics.write(chunks + start // _CHUNK_TASKS, scalars | _usage(player.agents))
             check_faults(played, config.sandbox.max_infra_share)
-            groups |= {group[0].task.task_id: [_without_tokens(e) for e in group] for group in played}
+            groups |= {group[0].task.task_id: [resume.without_tokens(e) for e in group] for group in played}
     return groups
 
 

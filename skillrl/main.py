@@ -1,4 +1,4 @@
-"""Flags: python -m skillrl.main --config=configs/NAME.py[:argument] --workdir=DIR [--config.field=value ...]"""
+"""Flags: python -m skillrl.main --config=configs/NAME.py[:argument] [--workdir=DIR] [--config.field=value ...]"""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/tiny.py", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder goes on where it stopped.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, by default runs/NAME of the config; the same folder goes on where it stopped."
+)
 _DEBUG = flags.DEFINE_bool("debug", False, "Log everything, and show the stack of an error.")
 
 
@@ -15,12 +17,18 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}; write --flag=value")
     from sandbox_service.client import SandboxError
-    from skillrl import setup
+    from skillrl import limits
 
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
+    folder = _WORKDIR.value or f"runs/{name}"
+    if "://" in folder:
+        sys.exit(
+            f"error: --workdir={folder} is no folder of this machine; mount the bucket (gcsfuse, s3fs) and "
+            "give the path where it is mounted"
+        )
     logging.set_verbosity(logging.DEBUG if _DEBUG.value else logging.WARNING)
-    config, workdir = _CONFIG.value, Path(_WORKDIR.value).resolve()
+    config, workdir = _CONFIG.value, Path(folder).resolve()
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         if config.program == "rl":
             from skillrl import train as program
         elif config.program == "sft":
@@ -28,8 +36,9 @@ def main(argv: list[str]) -> None:
         elif config.program == "exam":
             from skillrl import exam as program
         else:
-            raise setup.ConfigError(f"program={config.program!r}; one of rl, sft, exam")
-        setup.check(config)
+            raise limits.ConfigError(f"program={config.program!r}; one of rl, sft, exam")
+        limits.check(config)
+        workdir.mkdir(parents=True, exist_ok=True)
         program.run(config, workdir)
     except (SandboxError, ValueError, OSError, RuntimeError) as e:
         if _DEBUG.value:
@@ -64,5 +73,5 @@ def _explained(error: Exception, argv: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config"])
     app.run(main, flags_parser=parse)

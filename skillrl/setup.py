@@ -1,49 +1,37 @@
-"""From a config to the parts of a run: tasks, sandbox service, tokenizer and policy."""
+"""From a config to the parts of a run: sandbox service, tokenizer, policy, learner, sampler and collector."""
 
 import contextlib
 import dataclasses
 import functools
 import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sandbox_service.client import SandboxClient
 from sandbox_service.embedded import embedded_service
-from skillrl import checkpoint, evaluate, export, sharding
-from skillrl.chat import FORMATS, ChatFormat, CompactChat, TemplateChat
+from skillrl import checkpoint, export, sharding
+from skillrl.chat import ChatFormat, CompactChat, TemplateChat
+from skillrl.limits import ConfigError
 from skillrl.models import families, hf
 from skillrl.models import policy as models
-from skillrl.models.cache import CACHE_DTYPES
 from skillrl.models.config import ModelConfig, variant
 from skillrl.models.hf_files import read_json
-from skillrl.models.quantised import WEIGHTS_DTYPES
-from skillrl.rl.advantages import ESTIMATORS
 from skillrl.rl.learner import Learner, LearnerConfig
 from skillrl.rl.losses import LossConfig
-from skillrl.rl.outcomes import TRUNCATION_POLICIES
-from skillrl.rl.packing import DENOMINATORS
+from skillrl.rollout.agents import Agents
+from skillrl.rollout.collector import Collector
 from skillrl.rollout.episode import Budgets
-from skillrl.rollout.tools import MIN_OBSERVATION_TOKENS
 from skillrl.sampling import weights
-from skillrl.sampling.engine import UPDATES, Engine
-from skillrl.tasks.source import read_tasks
+from skillrl.sampling.engine import Engine
 from skillrl.tokenizer import HFTokenizer, SentencePieceTokenizer
-from skillrl.types import COMPOSITE_KINDS, Task
 
 # Where a run keeps its tokenizer: a SentencePiece model, or a folder with a Hugging Face tokenizer.
 TOKENIZER_FILE, TOKENIZER_FOLDER = export.SENTENCEPIECE, "tokenizer"
-# Of the service's Score.
-REWARD_MODES = ("paper", "shaped")
-
-
-class ConfigError(ValueError):
-    """A config that cannot be run; the message names the field and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -51,95 +39,12 @@ class Policy:
     """A policy as a run holds it."""
 
     cfg: ModelConfig
-    params: models.Params
+    # None once a learner holds its own copy and nothing asks for these.
+    params: models.Params | None
     mesh: Mesh
     chat: ChatFormat
     # A SentencePiece model, or a folder with a Hugging Face tokenizer.
     tokenizer_file: Path
-
-
-def check(config: ConfigDict) -> None:
-    """Raises ConfigError for what would otherwise be noticed only after episodes were played."""
-    choices = {
-        "reward.mode": REWARD_MODES,
-        "reward.truncated": TRUNCATION_POLICIES,
-        "advantages.estimator": ESTIMATORS,
-        "packing.denominator": DENOMINATORS,
-        "policy.chat": ("", *FORMATS),
-        "rollout.on_update": UPDATES,
-        "rollout.cache_dtype": CACHE_DTYPES,
-        "rollout.weights_dtype": WEIGHTS_DTYPES,
-    }
-    for name, known in choices.items():
-        section, _, key = name.partition(".")
-        if config[section][key] not in known:
-            raise ConfigError(f"{name}={config[section][key]!r}; one of {', '.join(known)}")
-    if unknown := set(config.tasks.kinds) - set(COMPOSITE_KINDS):
-        raise ConfigError(f"tasks.kinds has {sorted(unknown)}; known are {', '.join(COMPOSITE_KINDS)}")
-    if config.rollout.max_observation_tokens < MIN_OBSERVATION_TOKENS:
-        raise ConfigError(
-            f"rollout.max_observation_tokens={config.rollout.max_observation_tokens} says nothing; "
-            f"give at least {MIN_OBSERVATION_TOKENS}"
-        )
-    if config.program != "exam" and config.packing.row_tokens < config.rollout.max_tokens:
-        raise ConfigError(
-            f"an episode of rollout.max_tokens={config.rollout.max_tokens} does not fit into a row of "
-            f"packing.row_tokens={config.packing.row_tokens}; raise --config.packing.row_tokens"
-        )
-
-
-def load_tasks(config: ConfigDict, workdir: Path) -> tuple[Path, list[Task]]:
-    """The task set's folder and the public half of its tasks; the world is generated on first use."""
-    folder = Path(config.tasks.source) if config.tasks.source else workdir / "tasks"
-    if not config.tasks.source and not (folder / "set.json").exists():
-        _write_world(config.world, folder)
-    return folder, read_tasks(folder)
-
-
-def load_suites(config: ConfigDict, workdir: Path) -> dict[Path, list[Task]]:
-    """Folders of task sets and the tasks of the named suites in each; what can be generated is, on first use.
-
-    Raises ConfigError where there are none.
-    """
-    names = set(config.eval.suites)
-    if config.tasks.source:
-        folders = [Path(config.tasks.source)]
-    else:
-        generated = [kind for kind in COMPOSITE_KINDS if kind != "bug_fixing" and names & {kind, evaluate.ALL}]
-        folders = [workdir / "tasks" / kind for kind in generated]
-        for kind, folder in zip(generated, folders, strict=True):
-            if not (folder / "set.json").exists():
-                _write_suite(config.composite, kind, folder)
-        if names - set(generated):
-            folders.insert(0, workdir / "tasks" / "world")
-            if not (folders[0] / "set.json").exists():
-                _write_world(config.world, folders[0])
-    sets = {folder: read_tasks(folder) for folder in folders}
-    chosen = {folder: evaluate.exam_tasks(tasks, names, config.eval.max_tasks) for folder, tasks in sets.items()}
-    if not any(chosen.values()):
-        held = sorted({f"{t.split} {t.skill}" for tasks in sets.values() for t in tasks})
-        raise ConfigError(
-            f"no task of {', '.join(sorted(names))} in {', '.join(map(str, folders))}, which has "
-            f"{', '.join(held) or 'no task'}; name another suite, or another set with --config.tasks.source"
-        )
-    return {folder: tasks for folder, tasks in chosen.items() if tasks}
-
-
-def _write_suite(composite: ConfigDict, kind: str, folder: Path) -> None:
-    arguments = [f"--out={folder}", f"--kinds={kind}", f"--seed={composite.seed}", f"--instances={composite.instances}"]
-    _generate("skillrl.tasks.suites", [*arguments, f"--split={evaluate.SUITES[0]}"])
-
-
-def _write_world(world: ConfigDict, folder: Path) -> None:
-    counts = ",".join(f"{split}={world[split]}" for split in ("train", *evaluate.SUITES))
-    levels = ",".join(map(str, world.levels))
-    arguments = [f"--out={folder}", f"--seed={world.seed}", f"--instances={counts}", f"--level={levels}"]
-    _generate("skillrl.tasks.world", arguments)
-
-
-def _generate(module: str, arguments: Sequence[str]) -> None:
-    # A process of its own: the trainer's never holds a hidden half.
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
 @contextlib.asynccontextmanager
@@ -167,9 +72,20 @@ def max_outage_s(config: ConfigDict) -> float:
     return config.sandbox.max_outage_s if config.sandbox.address or config.endpoint.url else 0.0
 
 
+def make_mesh(config: ConfigDict) -> Mesh:
+    """The configured mesh over all devices. Raises ConfigError where they belong to several processes."""
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    if processes := {device.process_index for device in mesh.devices.flat} - {jax.process_index()}:
+        raise ConfigError(
+            f"the devices belong to {len(processes) + 1} processes, and these programs run in one; start them on a "
+            "single host, with the devices of that host alone"
+        )
+    return mesh
+
+
 def load_policy(config: ConfigDict) -> Policy:
     """Imports or initialises the policy on the configured mesh."""
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    mesh = make_mesh(config)
     kind, name = source_of(config)
     if kind == "run":
         return _load_run(config, name, mesh)
@@ -191,7 +107,7 @@ def _load_run(config: ConfigDict, name: str, mesh: Mesh) -> Policy:
     """A checkpoint's policy with the tokenizer and chat format that the run kept."""
     workdir, step = checkpoint_of(name)
     _, cfg, params, _ = checkpoint.load_policy(workdir / "checkpoints", mesh, step)
-    kept = ConfigDict(read_json(workdir / export.CONFIG_FILE))
+    kept = kept_config(workdir)
     source = workdir / TOKENIZER_FOLDER if (workdir / TOKENIZER_FOLDER).is_dir() else workdir
     tokenizer_file, chat = load_chat(kept, Path(config.policy.tokenizer or source))
     _check_vocabulary(tokenizer_file, chat, cfg, name)
@@ -276,6 +192,11 @@ def keep_config(config: ConfigDict, workdir: Path) -> None:
     (workdir / export.CONFIG_FILE).write_text(config.to_json_best_effort(indent=1) + "\n", encoding="utf-8")
 
 
+def kept_config(workdir: Path) -> ConfigDict:
+    """The config of a run's last start, with the budgets that it raised."""
+    return ConfigDict(read_json(workdir / export.CONFIG_FILE))
+
+
 def make_learner(config: ConfigDict, cfg: ModelConfig, mesh: Mesh, *, decay_steps: int = 0) -> Learner:
     loss = config.loss.to_dict()
     learner = LearnerConfig(
@@ -314,25 +235,22 @@ def make_budgets(config: ConfigDict) -> Budgets:
     return Budgets(**{name: config.rollout[name] for name in names})
 
 
-def training_tasks(tasks: Sequence[Task], config: ConfigDict) -> list[Task]:
-    """The tasks that the mixture draws from. Raises ConfigError where a weighted skill has none."""
-    chosen = [t for t in tasks if t.split == "train" and config.skills.get(t.skill, 0.0) > 0]
-    for skill, weight in config.skills.items():
-        if weight > 0 and not any(t.skill == skill for t in chosen):
-            raise ConfigError(
-                f"skills.{skill}={weight:g}, but the task set has no training task of it; "
-                f"set --config.skills.{skill}=0 or choose another task set"
-            )
-    return chosen
-
-
-def evaluation_tasks(tasks: Sequence[Task], config: ConfigDict) -> list[Task]:
-    """The tasks that the policy is evaluated on. Raises ConfigError where there are none."""
-    suites = tuple(config.eval.suites)
-    chosen = evaluate.evaluation_tasks(tasks, suites, tuple(config.tasks.kinds), config.eval.max_tasks)
-    if config.eval.samples and not chosen:
-        raise ConfigError(
-            f"the task set has no task of eval.suites={suites}, its splits are {sorted({t.split for t in tasks})}; "
-            "name others with --config.eval.suites, or do not evaluate: --config.eval.samples=0"
-        )
-    return chosen
+def make_collector(
+    config: ConfigDict,
+    agents: Agents,
+    client: SandboxClient,
+    chat: ChatFormat,
+    budgets: Budgets | None = None,
+    max_in_flight: int | None = None,
+) -> Collector:
+    """Plays episodes within the configured limits, or within other budgets and fewer at a time."""
+    at_once = config.sandbox.max_in_flight
+    return Collector(
+        agents,
+        client,
+        chat,
+        budgets or make_budgets(config),
+        max_in_flight=min(at_once, max_in_flight or at_once),
+        reward_mode=config.reward.mode,
+        max_outage_s=max_outage_s(config),
+    )

@@ -14,11 +14,12 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from skillrl import export, setup, sharding
+from skillrl import export, setup, task_sets
 from skillrl.chat import CompactChat, Final, Message, ToolCall, ToolResult, User, render
 from skillrl.checkpoint import Checkpoints
 from skillrl.demonstrators import CAREFUL, HASTY, Steps
 from skillrl.evaluate import score_of
+from skillrl.limits import is_due
 from skillrl.metrics import Metrics
 from skillrl.models.config import variant
 from skillrl.progress import progress
@@ -26,7 +27,7 @@ from skillrl.renaming import NAME_KINDS, renamed
 from skillrl.rl.learner import TrainState
 from skillrl.rl.packing import pack
 from skillrl.rollout.agents import ScriptedAgents
-from skillrl.rollout.collector import Collector
+from skillrl.rollout.collector import check_faults
 from skillrl.rollout.records import append_episodes, read_finished_episodes
 from skillrl.skills import get_skill
 from skillrl.tasks.world import WORDS
@@ -39,7 +40,7 @@ _CHUNK_TASKS = 100
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs every stage and exports the policy to WORKDIR/hf."""
     cfg = variant(config.policy.source.removeprefix("init:"), vocab=config.sft.vocab_size, dtype=config.policy.dtype)
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    mesh = setup.make_mesh(config)
     learner = setup.make_learner(config, cfg, mesh, decay_steps=config.num_steps)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpoints.restore_latest(learner.abstract_state())
@@ -58,13 +59,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 state, scalars = learner.update(state, batch(np.random.default_rng([config.seed, step])))
                 metrics.write(step, scalars)
                 bars.update(bar, advance=1, description=f"{name}, loss {scalars['loss']:.3f}")
-                if (step + 1) % config.checkpoint.every_steps == 0 or step + 1 == end:
+                if step + 1 == end or is_due(step + 1, config.checkpoint.every_steps):
                     checkpoints.save(step + 1, state, cfg)
         metrics.close()
         return state
 
     state = train("copying", state, warmup_steps, lambda rng: repeated_sequences(rng, rows, length, cfg.vocab))
-    task_dir, tasks = setup.load_tasks(config, workdir)
+    task_dir, tasks = task_sets.load_tasks(config, workdir)
     trajectories = asyncio.run(_demonstrations(config, workdir, task_dir, tasks))
     tokenizer = _train_tokenizer(config, trajectories, workdir / setup.TOKENIZER_FILE)
     batches = Trajectories(config, trajectories, CompactChat(tokenizer))
@@ -93,15 +94,18 @@ async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tas
     # Bytes are enough to record the text that the real tokenizer is made of.
     prompts = [get_skill(t.skill).make_prompt(t) for t in tasks]
     chat = CompactChat(SentencePieceTokenizer.train(prompts, workdir / "bootstrap.model", 600))
-    attempted = list(read_finished_episodes(path)) if path.exists() else []
+    attempted = {e.task.task_id: e for e in read_finished_episodes(path)} if path.exists() else {}
+    missing = [task for task in tasks if task.task_id not in attempted]
     async with setup.sandbox_client(config, [task_dir], f"sft-{workdir.name}") as client:
         with progress() as bars:
             bar = bars.add_task("demonstrations", total=len(tasks), completed=len(attempted))
-            for start in range(len(attempted), len(tasks), _CHUNK_TASKS):
-                episodes = await _attempt(config, client, chat, tasks[start : start + _CHUNK_TASKS])
-                append_episodes(path, episodes)
-                attempted += episodes
+            for start in range(0, len(missing), _CHUNK_TASKS):
+                episodes = await _attempt(config, client, chat, missing[start : start + _CHUNK_TASKS])
+                keep_attempts(path, episodes, config.sandbox.max_infra_share)
+                attempted |= {e.task.task_id: e for e in episodes}
                 bars.update(bar, completed=len(attempted))
+    # In the order of an uninterrupted run, which the batches are drawn by.
+    attempted = [attempted[task.task_id] for task in tasks]
     proven = [e for e in attempted if e.outcome.graded and score_of(e) == 1.0]
     logging.warning("%d of %d demonstrations earned the maximal reward", len(proven), len(attempted))
     if len(proven) < config.sft.episodes_per_step:
@@ -110,6 +114,13 @@ async def _demonstrations(config: ConfigDict, workdir: Path, task_dir: Path, tas
             f"{config.sft.episodes_per_step}; lower it or generate more tasks with --config.world.train"
         )
     return proven
+
+
+def keep_attempts(path: Path, episodes: Sequence[Episode], max_infra_share: float) -> None:
+    """Appends what was played. Raises ServiceFault when the service lost too many, which are then attempted again."""
+    append_episodes(path, [e for e in episodes if e.outcome.reason != "infra"])
+    check_faults([episodes], max_infra_share)
+    append_episodes(path, [e for e in episodes if e.outcome.reason == "infra"])
 
 
 async def _attempt(config: ConfigDict, client, chat: CompactChat, tasks: Sequence[Task]) -> list[Episode]:
@@ -121,7 +132,7 @@ async def _attempt(config: ConfigDict, client, chat: CompactChat, tasks: Sequenc
         return (CAREFUL if careful else HASTY)[task.skill](task, rng)
 
     budgets = dataclasses.replace(setup.make_budgets(config), max_tokens=1 << 14)
-    collector = Collector(ScriptedAgents(script, chat), client, chat, budgets, max_in_flight=16)
+    collector = setup.make_collector(config, ScriptedAgents(script, chat), client, chat, budgets, 16)
     return [group[0] for group in await collector.collect(tasks, 1, seed=config.seed)]
 
 

@@ -4,16 +4,17 @@ Read this file first. One step draws groups of tasks from the mixture, plays the
 sandboxes, turns outcomes into advantages, learns, and hands the new weights to the sampler. Only this file knows
 both `rollout/` and `rl/`. What a run leaves in its workdir:
 
-    config.json       the config of the last start
+    config.json       the config of the last start; played.json: what must stay the same from start to start
     tasks/            the generated world, unless a task set was given
     checkpoints/      parameters, optimizer, step, random state, mixture position (Orbax)
-    episodes/         every episode, one JSON line each: train-STEP.jsonl, eval-NAME.jsonl
+    episodes/         every episode, one JSON line each: train-STEP.jsonl, eval-NAME.jsonl (written as they end)
     metrics.jsonl     one line a step; tensorboard/ has the same
     eval/             scores of every evaluated task
     summary.json      before and after; report.html shows it all; hf/ is the exported policy
 """
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import time
@@ -22,9 +23,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sandbox_service.client import SandboxClient
-from skillrl import evaluate, export, report, setup
+from skillrl import evaluate, export, prompts, report, resume, setup, task_sets
 from skillrl.checkpoint import Checkpoints
+from skillrl.limits import is_due
 from skillrl.metrics import Metrics, rollout_metrics
 from skillrl.progress import progress
 from skillrl.rl.advantages import group_advantages
@@ -33,7 +34,7 @@ from skillrl.rl.outcomes import learnable
 from skillrl.rl.packing import pack
 from skillrl.rollout.agents import PolicyAgents
 from skillrl.rollout.collector import Collector, check_faults
-from skillrl.rollout.records import read_episodes, write_episodes
+from skillrl.rollout.records import append_episodes, read_episodes, write_episodes
 from skillrl.sampling.engine import Engine
 from skillrl.tasks.mixture import Mixture
 from skillrl.types import Episode, Task
@@ -65,53 +66,38 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 async def _run(config: ConfigDict, workdir: Path) -> None:
-    task_dir, tasks = setup.load_tasks(config, workdir)
-    run = _prepare(config, workdir, tasks)
+    task_dir, tasks = task_sets.load_tasks(config, workdir)
+    run = prepare(config, workdir, tasks)
     async with setup.sandbox_client(config, [task_dir], f"{workdir.name}-{time.time_ns()}") as client, run.engine:
-        run.collector = _collector(run, client)
+        run.collector = setup.make_collector(run.config, PolicyAgents(run.engine), client, run.policy.chat)
         await _evaluate(run, "before")
         await _train(run)
         await _evaluate(run, "after")
     _finish(run)
 
 
-def _prepare(config: ConfigDict, workdir: Path, tasks: list[Task]) -> Run:
+def prepare(config: ConfigDict, workdir: Path, tasks: list[Task]) -> Run:
+    """The parts but for the collector, from the last checkpoint where there is one."""
     policy = setup.load_policy(config)
+    config, training = prompts.fit_prompts(config, policy, tasks)
     learner = setup.make_learner(config, policy.cfg, policy.mesh)
-    mixture = Mixture(setup.training_tasks(tasks, config), config.skills.to_dict(), config.seed)
-    setup.evaluation_tasks(tasks, config)
+    mixture = Mixture(training, config.skills.to_dict(), config.seed)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     restored = checkpoints.restore_latest(learner.abstract_state())
     if restored:
         state, extra = restored
         mixture.restore(extra["mixture"])
         step = extra["step"]
-        print(f"going on from step {step}")
-        if config.eval.samples and not (workdir / "eval" / "before.json").exists():
-            raise setup.ConfigError(
-                f"the run in {workdir} began without evaluation; go on with --config.eval.samples=0"
-            )
     else:
         state, step = learner.init(config.seed, policy.params), 0
-    if step < config.num_steps:
-        # Of an earlier, shorter run.
-        (workdir / "eval" / "after.json").unlink(missing_ok=True)
+    resume.go_on(config, workdir, tasks, step if restored else None)
+    if not config.loss.kl_coef or config.learner.lora_rank:
+        # The learner's state is the policy now; only a KL term without adapters needs what it started from.
+        policy = dataclasses.replace(policy, params=None)
     setup.keep_config(config, workdir)
     setup.keep_tokenizer(policy.tokenizer_file, workdir)
     engine = setup.make_engine(config, policy, learner.policy_params(state), version=int(state.version))
     return Run(config, workdir, tasks, policy, learner, state, mixture, engine, checkpoints, step)
-
-
-def _collector(run: Run, client: SandboxClient) -> Collector:
-    return Collector(
-        PolicyAgents(run.engine),
-        client,
-        run.policy.chat,
-        setup.make_budgets(run.config),
-        max_in_flight=run.config.sandbox.max_in_flight,
-        reward_mode=run.config.reward.mode,
-        max_outage_s=setup.max_outage_s(run.config),
-    )
 
 
 async def _train(run: Run) -> None:
@@ -120,27 +106,35 @@ async def _train(run: Run) -> None:
     with progress() as bars:
         bar = bars.add_task("training", total=config.num_steps, completed=run.step)
         while run.step < config.num_steps:
+            if is_due(run.step, config.eval.every_steps):
+                await _evaluate(run, f"step-{run.step}")
             scalars = await _train_step(run)
             metrics.write(run.step, scalars)
             run.step += 1
-            every = config.eval.every_steps
-            if run.step % config.checkpoint.every_steps == 0 or run.step == config.num_steps:
-                run.checkpoints.save(
-                    run.step, run.state, run.policy.cfg, {"step": run.step, "mixture": run.mixture.state()}
-                )
-            if every and run.step % every == 0 and run.step < config.num_steps:
-                await _evaluate(run, f"step-{run.step}")
+            # Before an evaluation too: one that is cut short goes on with the same weights.
+            if run.step == config.num_steps or is_due(run.step, config.checkpoint.every_steps, config.eval.every_steps):
+                _save(run, run.mixture.state())
             text = f"training, score {scalars['score']:.2f}, {scalars['tokens_per_s']:.0f} tokens/s"
             bars.update(bar, advance=1, description=text)
     metrics.close()
 
 
+def _save(run: Run, mixture: dict) -> None:
+    run.checkpoints.save(run.step, run.state, run.policy.cfg, {"step": run.step, "mixture": mixture})
+
+
 async def _train_step(run: Run) -> dict[str, float]:
     """One step: draw, play, learn, update the sampler. Returns its metrics."""
     config, started = run.config, time.monotonic()
-    admitted, played = await _draw_groups(run)
+    position = run.mixture.state()
+    try:
+        admitted, played = await _draw_groups(run)
+    except BaseException:
+        # The steps since the last checkpoint are whole; the same command begins this one again.
+        if run.step:
+            _save(run, position)
+        raise
     rollout_s = time.monotonic() - started
-    write_episodes(run.workdir / "episodes" / f"train-{run.step:06d}.jsonl", [e for g in played for e in g])
     scalars = rollout_metrics(played, evaluate.score_of)
     graded = [e for g in played for e in g if e.outcome.graded]
     scalars["score"] = sum(map(evaluate.score_of, graded)) / max(len(graded), 1)
@@ -160,7 +154,7 @@ async def _train_step(run: Run) -> dict[str, float]:
         )
         run.engine.rest()
         # In a thread: the client's lease renewals go on meanwhile.
-        run.state, update = await asyncio.to_thread(run.learner.update, run.state, batch)
+        run.state, update = await asyncio.to_thread(run.learner.update, run.state, batch, run.policy.params)
         scalars |= {f"learner/{name}": value for name, value in update.items()}
         params = run.learner.policy_params(run.state)
         await run.engine.update(params, int(run.state.version), config.rollout.on_update)
@@ -184,7 +178,8 @@ async def _draw_groups(run: Run) -> tuple[list[list[Episode]], list[list[Episode
     admitted: list[list[Episode]] = []
     played: list[list[Episode]] = []
     wanted, budget = config.rollout.groups_per_step, int(config.rollout.groups_per_step * config.rollout.refill)
-    attempt = 0
+    attempt, path = 0, run.workdir / "episodes" / f"train-{run.step:06d}.jsonl"
+    write_episodes(path, [])
     while wanted > 0:
         tasks = [run.mixture.next_task() for _ in range(wanted)]
         seed = config.seed * 1_000_003 + run.step * 101 + attempt
@@ -192,6 +187,7 @@ async def _draw_groups(run: Run) -> tuple[list[list[Episode]], list[list[Episode
             tasks, config.rollout.group_size, seed=seed, temperature=config.rollout.temperature
         )
         played += groups
+        append_episodes(path, [e for g in groups for e in g])
         check_faults(groups, config.sandbox.max_infra_share)
         for group in groups:
             kept = learnable(group, config.reward.truncated)
@@ -211,19 +207,16 @@ async def _evaluate(run: Run, name: str) -> None:
     config, path = run.config, run.workdir / "eval" / f"{name}.json"
     if path.exists() or not config.eval.samples:
         return
-    tasks = setup.evaluation_tasks(run.tasks, config)
+    tasks = task_sets.evaluation_tasks(run.tasks, config)
     with progress() as bars:
         bar = bars.add_task(f"evaluating {name}", total=len(tasks) * config.eval.samples)
-        groups = await run.collector.collect(
+        groups = await resume.play_missing(
+            config,
+            run.collector,
             tasks,
-            config.eval.samples,
-            seed=config.seed + 7,
-            temperature=config.eval.temperature,
-            on_done=lambda episode: bars.advance(bar),
+            run.workdir / "episodes" / f"eval-{name}.jsonl",
+            on_done=lambda episodes: bars.advance(bar, episodes),
         )
-    episodes = [e for g in groups for e in g]
-    check_faults(groups, config.sandbox.max_infra_share)
-    write_episodes(run.workdir / "episodes" / f"eval-{name}.jsonl", episodes)
     evaluate.write_scores(path, evaluate.task_scores(groups))
 
 

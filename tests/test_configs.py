@@ -39,9 +39,9 @@ def test_every_config_has_the_fields_of_the_common_one(name, arg):
 
 @pytest.mark.parametrize(("name", "arg"), [(n, a) for n in CONFIGS for a in ["", *ARGUMENTS.get(n, [])]])
 def test_every_config_passes_the_check(name, arg):
-    from skillrl import setup
+    from skillrl import limits
 
-    setup.check(load(name, arg))
+    limits.check(load(name, arg))
 
 
 @pytest.mark.parametrize("name", joint.MODELS)
@@ -107,6 +107,8 @@ def test_wrong_arguments_are_named(arg, message):
         (["--config=configs/tony.py"], ["No such file", "configs/tony.py"]),
         (["--config=configs/tiny.py", "--confg.seed=1"], ["'confg.seed'"]),
         (["--config=configs/tiny.py", "extra"], ["'extra'", "--flag=value"]),
+        (["--config=configs/tiny.py", "--workdir=gs://bucket/run"], ["--workdir=gs://bucket/run", "mount the bucket"]),
+        (["--config=configs/tiny.py", "--config.rollout.group_size=1"], ["rollout.group_size=1", "at least 2"]),
         ([], ["--config"]),
     ],
 )
@@ -120,4 +122,4 @@ def test_a_wrong_command_line_is_one_clear_error(tmp_path, flags, parts):
     for part in parts:
         assert part in done.stderr
     assert done.stdout == ""
-    assert not workdir.exists()
+    assert not workdir.exists() and not (ROOT / "gs:").exists()

@@ -21,7 +21,7 @@ ORDER = [
     ["checkpoint"],
     ["export"],
     ["evaluate", "report"],
-    ["demonstrators", "renaming", "setup", "sft"],
+    ["demonstrators", "limits", "prompts", "renaming", "resume", "setup", "sft", "task_sets"],
     ["train", "exam"],
     ["main"],
     ["bench", "compile", "drill", "rehearse"],

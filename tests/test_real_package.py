@@ -42,10 +42,11 @@ def test_the_main_command_trains_and_evaluates_on_it(program, package_dir, polic
     done = program.complete(
         "skillrl.main", "--config=configs/tiny.py:smoke", f"--workdir={tmp_path}",
         f"--config.tasks.source={package_dir}", f"--config.policy.source=hf:{policy_dir}",
-        "--config.eval.suites=('train',)", "--config.skills.review=4", "--config.rollout.max_tokens=1024",
-        "--config.packing.row_tokens=1024",
+        "--config.eval.suites=('train',)", "--config.skills.review=4",
     )  # fmt: skip
     assert "train" in done.stdout
+    # The world's budget is too small for these prompts.
+    assert "rollout.max_tokens is raised from 512 to" in done.stdout
     trained = [e for step in range(2) for e in read_episodes(tmp_path / "episodes" / f"train-{step:06d}.jsonl")]
     evaluated = list(read_episodes(tmp_path / "episodes" / "eval-after.jsonl"))
     assert len(trained) == 2 * 5 * 4 and len(evaluated) == 14

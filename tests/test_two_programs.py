@@ -2,7 +2,7 @@
 
 from sandbox_service import graders, sandbox_pb2, sessions, tasks
 from sandbox_service.graders.base import Submission as GradedSubmission
-from skillrl import setup
+from skillrl import limits
 from skillrl.rollout.sandbox import submission_message
 from skillrl.rollout.tools import _ARGUMENTS
 from skillrl.skills import Submission, get_skill
@@ -47,7 +47,7 @@ def test_words_of_the_proto_are_those_of_the_trainer():
     assert {c.upper() for c in _ARGUMENTS} == set(commands) - {"COMMAND_UNSPECIFIED"}
     assert {"graded", "reward", "components", "reason", "detail"} <= field_names(sandbox_pb2.ScoreReply())
     assert UNGRADABLE_REASONS == ("infra", "task", "grader")
-    assert setup.REWARD_MODES == sessions.REWARD_MODES
+    assert limits.REWARD_MODES == sessions.REWARD_MODES
 
 
 def test_both_sides_read_the_same_version_of_task_sets():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from skillrl import setup, sharding
+from skillrl import limits, setup, sharding
 from skillrl.compile.flops import Flops, decode_flops, gradient_flops, prefill_flops
 from skillrl.models.cache import PagedCache
 from skillrl.models.config import ModelConfig
@@ -38,7 +38,7 @@ class Program:
 
 def programs(config: ConfigDict, cfg: ModelConfig, mesh: Mesh) -> list[Program]:
     """Learner and sampler as the run makes them. Raises ShardingError and ConfigError as the run would."""
-    setup.check(config)
+    limits.check(config)
     learner = setup.make_learner(config, cfg, mesh)
     state = learner.abstract_state()
     chips, dtype = config.rollout.replica_chips, config.rollout.weights_dtype

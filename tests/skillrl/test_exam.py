@@ -1,6 +1,5 @@
 """The evaluation program: what it plays, what it keeps, and what it says."""
 
-import dataclasses
 import json
 import threading
 import time
@@ -8,23 +7,22 @@ import time
 import jax
 import pytest
 from chat_server import Answer, ChatServer, Model, chat_server, replies
-from episodes import make_episode
 from program import Family
 from readme import undefined_metrics
 
 from configs import eval as eval_config
 from configs import tiny
 from sandbox_service.tasks import read_task_set
-from skillrl import exam, setup, sharding
+from skillrl import exam, setup, sharding, task_sets
 from skillrl.checkpoint import Checkpoints
+from skillrl.limits import ConfigError
 from skillrl.metrics import read_metrics
 from skillrl.models.hf import load_hf
 from skillrl.rollout.collector import ServiceFault
-from skillrl.rollout.records import read_episodes, write_episodes
-from skillrl.setup import ConfigError
+from skillrl.rollout.records import read_episodes
 from skillrl.tasks.source import read_tasks
 from skillrl.tasks.submissions import gold
-from skillrl.types import COMPOSITE_KINDS, SKILLS, Outcome, Task
+from skillrl.types import COMPOSITE_KINDS, SKILLS
 
 
 def configured(arg="suite=all,tiny", **values):
@@ -34,86 +32,6 @@ def configured(arg="suite=all,tiny", **values):
         section, _, key = name.partition("__")
         config[section][key] = value
     return config
-
-
-# What was played before.
-
-
-def task(number, skill="editing", split="heldout_repositories"):
-    return Task(f"t{number}", skill, f"i{number}", "r", "f", split, 0, {"instruction": "x"}, "digest")
-
-
-def group(of, outcomes):
-    made = [make_episode([1, 2], [False, True], number=i, outcome=o) for i, o in enumerate(outcomes)]
-    return [dataclasses.replace(e, task=of) for e in made]
-
-
-WON, LOST = Outcome(1.0), Outcome(None, reason="infra")
-
-
-def test_only_finished_tasks_are_not_played_again(tmp_path):
-    """Kept: all graded, or ungradable by the task's own fault. Again: too few, lost to the service, another set."""
-    tasks = [task(n) for n in range(5)]
-    other = dataclasses.replace(tasks[4], task_set="older")
-    groups = [
-        group(tasks[0], [WON, WON]),
-        group(tasks[1], [WON, Outcome(None, reason="task")]),
-        group(tasks[2], [WON]),
-        group(tasks[3], [WON, LOST]),
-        group(other, [WON, WON]),
-    ]
-    path = tmp_path / "episodes.jsonl"
-    # Episodes end in any order.
-    write_episodes(path, [e for n in (1, 0) for g in groups for e in g[n : n + 1]])
-    with path.open("a") as file:
-        file.write('{"cut')
-    done = exam.finished_groups(path, tasks, 2)
-    assert done.keys() == {"t0", "t1"}
-    assert [len(group) for group in done.values()] == [2, 2]
-    # The older set's episodes are nobody's; they stay, and so does their text.
-    left = list(read_episodes(path))
-    assert [e.task.task_id for e in left].count("t4") == 2
-    assert {e.task.task_id for e in left} == {"t0", "t1", "t4"}
-    assert all(e.tokens.tolist() == [1, 2] for e in left)
-    assert exam.finished_groups(path, tasks, 2).keys() == done.keys()
-
-
-def test_nothing_was_played_yet(tmp_path):
-    assert exam.finished_groups(tmp_path / "episodes.jsonl", [task(0)], 3) == {}
-
-
-@pytest.mark.parametrize(
-    ("changed", "named"),
-    [
-        ({"eval__samples": 5}, "samples=3, not 5"),
-        ({"eval__temperature": 0.0}, "temperature=1.0, not 0.0"),
-        ({"rollout__max_turns": 7}, "budgets={"),
-        ({"policy__source": "init:tiny"}, "player=hf:assets/base, not init:tiny"),
-        ({"endpoint__url": "http://a/v1", "endpoint__model": "m"}, "player=hf:assets/base, not m at http://a/v1"),
-    ],
-)
-def test_episodes_of_other_conditions_are_not_mixed(tmp_path, changed, named):
-    exam.same_conditions(tmp_path, exam.conditions(configured(eval__samples=1)))
-    # Nothing was played: all may change.
-    exam.same_conditions(tmp_path, exam.conditions(configured()))
-    write_episodes(tmp_path / "episodes.jsonl", [])
-    # More suites are welcome.
-    exam.same_conditions(tmp_path, exam.conditions(configured("suite=security,tiny")))
-    with pytest.raises(ConfigError, match=f"were played with {named}.*; give another --workdir"):
-        exam.same_conditions(tmp_path, exam.conditions(configured(**changed)))
-    exam.same_conditions(tmp_path, exam.conditions(configured()))
-
-
-def test_other_weights_in_the_same_folder_are_other_conditions(tmp_path):
-    folder = tmp_path / "hf"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"1")
-    config = configured(policy__source=f"hf:{folder}")
-    exam.same_conditions(tmp_path, exam.conditions(config))
-    write_episodes(tmp_path / "episodes.jsonl", [])
-    (folder / "model.safetensors").write_bytes(b"22")
-    with pytest.raises(ConfigError, match="were played with weights="):
-        exam.same_conditions(tmp_path, exam.conditions(config))
 
 
 # Bad input.
@@ -158,19 +76,19 @@ def test_a_training_runs_folder_is_left_alone(tmp_path):
 
 def test_a_suite_without_tasks_says_what_there_is(world_dir, tmp_path):
     with pytest.raises(ConfigError, match="no task of terminal in .* which has heldout_families bug_fixing, .*another"):
-        setup.load_suites(configured("suite=terminal", tasks__source=str(world_dir)), tmp_path)
+        task_sets.load_suites(configured("suite=terminal", tasks__source=str(world_dir)), tmp_path)
 
 
 def test_suites_are_generated_once_and_only_those_named(tmp_path):
     config = configured("suite=bug_fixing", world__heldout_repositories=1, world__heldout_families=1)
-    ((folder, tasks),) = setup.load_suites(config, tmp_path).items()
+    ((folder, tasks),) = task_sets.load_suites(config, tmp_path).items()
     assert folder == tmp_path / "tasks" / "world"
     assert [(t.skill, t.split) for t in tasks] == [
         ("bug_fixing", "heldout_repositories"), ("bug_fixing", "heldout_families"),
     ]  # fmt: skip
     written = (folder / "set.json").stat().st_mtime_ns
     config.eval.suites = ("heldout_families",)
-    ((_, tasks),) = setup.load_suites(config, tmp_path).items()
+    ((_, tasks),) = task_sets.load_suites(config, tmp_path).items()
     assert {t.skill for t in tasks} == {*SKILLS, "bug_fixing"} and {t.split for t in tasks} == {"heldout_families"}
     assert (folder / "set.json").stat().st_mtime_ns == written
 
@@ -273,7 +191,7 @@ def test_wrong_answers_score_the_minimum_and_no_answers_are_none(plans, world_di
 def test_gold_answers_to_a_generated_suite_score_the_maximum(kind, tmp_path, capsys):
     values = {"tasks__source": "", "eval__suites": (kind,), "composite__instances": 1, "eval__samples": 1}
     config = asking(ChatServer("http://localhost/v1"), "", **values)
-    ((folder, tasks),) = setup.load_suites(config, tmp_path).items()
+    ((folder, tasks),) = task_sets.load_suites(config, tmp_path).items()
     with chat_server(Model(planned(folder))) as server:
         config.endpoint.url = server.url
         exam.run(config, tmp_path)

@@ -1,5 +1,10 @@
 import asyncio
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,15 +13,13 @@ from chats import make_folder
 
 from configs import common, tiny
 from sandbox_service.embedded import embedded_service
-from skillrl import export, setup
+from skillrl import export, limits, setup
 from skillrl.chat import ChatError, CompactChat
 from skillrl.checkpoint import Checkpoints
+from skillrl.limits import ConfigError
 from skillrl.models import policy as models
-from skillrl.setup import ConfigError
-from skillrl.tasks.source import TaskSetError
 from skillrl.tasks.world import write_set
 from skillrl.tokenizer import SentencePieceTokenizer
-from skillrl.types import COMPOSITE_KINDS, SKILLS, Task
 
 
 def configured(**values):
@@ -29,10 +32,6 @@ def configured(**values):
         else:
             config[section] = value
     return config
-
-
-def task(skill, split):
-    return Task(f"{skill}-{split}", skill, "i", "r", "f", split, 0, {})
 
 
 @pytest.fixture(scope="module")
@@ -48,58 +47,6 @@ def folder(tmp_path_factory, tokenizer_file, cfg):
     cfg = dataclasses.replace(cfg, vocab=640)
     params = models.init_params(cfg, jax.random.key(0))
     return export.export(tmp_path_factory.mktemp("hf") / "policy", cfg, params, tokenizer_file, "")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("reward__mode", "papre", "reward.mode='papre'; one of paper, shaped"),
-        ("reward__truncated", "drop", "reward.truncated='drop'; one of keep, mask"),
-        ("advantages__estimator", "gae", "advantages.estimator='gae'; one of mean"),
-        ("packing__denominator", "token", "packing.denominator='token'; one of skill_token_mean"),
-        ("tasks__kinds", ("cooking",), r"tasks.kinds has \['cooking'\]; known are bug_fixing"),
-        ("rollout__max_observation_tokens", 8, "max_observation_tokens=8 says nothing; give at least 32"),
-        ("packing__row_tokens", 256, "max_tokens=512 does not fit into a row of packing.row_tokens=256"),
-    ],
-)
-def test_wrong_choices_are_named_before_anything_runs(name, value, message):
-    setup.check(configured())
-    with pytest.raises(ConfigError, match=message):
-        setup.check(configured(**{name: value}))
-
-
-def test_the_world_is_generated_once(tmp_path):
-    config = configured(world__train=1, world__heldout_repositories=1, world__heldout_families=0)
-    folder, tasks = setup.load_tasks(config, tmp_path)
-    assert folder == tmp_path / "tasks"
-    assert {t.split for t in tasks} == {"train", "heldout_repositories"}
-    assert {t.skill for t in tasks} == {*SKILLS, "bug_fixing"}
-    written = (folder / "set.json").stat().st_mtime_ns
-    assert setup.load_tasks(config, tmp_path)[1] == tasks
-    assert (folder / "set.json").stat().st_mtime_ns == written
-
-
-def test_a_missing_task_set_names_the_remedy(tmp_path):
-    with pytest.raises(TaskSetError, match="python -m skillrl.tasks.world"):
-        setup.load_tasks(configured(tasks__source=str(tmp_path / "none")), tmp_path)
-
-
-def test_training_draws_weighted_skills_of_the_training_split():
-    tasks = [task(skill, split) for skill in (*SKILLS, *COMPOSITE_KINDS) for split in ("train", "heldout_families")]
-    config = configured()
-    assert setup.training_tasks(tasks, config) == [t for t in tasks if t.split == "train" and t.skill in SKILLS]
-    config.skills.review = 0.0
-    assert {t.skill for t in setup.training_tasks(tasks, config)} == set(SKILLS) - {"review"}
-    with pytest.raises(ConfigError, match="no training task of it; set --config.skills.review=0"):
-        setup.training_tasks([t for t in tasks if t.skill != "review"], configured())
-
-
-def test_evaluation_without_tasks_names_the_splits():
-    tasks = [task("editing", "train")]
-    with pytest.raises(ConfigError, match=r"its splits are \['train'\].*--config.eval.samples=0"):
-        setup.evaluation_tasks(tasks, configured())
-    assert setup.evaluation_tasks(tasks, configured(eval__samples=0)) == []
-    assert setup.evaluation_tasks(tasks, configured(eval__suites=("train",))) == tasks
 
 
 @pytest.mark.parametrize(
@@ -181,6 +128,42 @@ def test_a_service_without_isolation_must_be_wanted(tmp_path):
     assert asyncio.run(connect(True))
 
 
+TWO_PROCESSES = """
+import sys, jax
+rank, port = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(rank))
+from configs import tiny
+from skillrl import setup
+try:
+    setup.make_mesh(tiny.get_config())
+except setup.ConfigError as e:
+    print(e)
+"""
+
+
+@pytest.mark.deep
+def test_devices_of_several_processes_are_refused():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).parents[2]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(rank), str(port)],
+            cwd=root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        for process in started:
+            output, _ = process.communicate(timeout=240)
+            assert "the devices belong to 2 processes" in output, output
+    finally:
+        for process in started:
+            process.kill()
+
+
 # Tokenizer and chat format of a Hugging Face folder.
 
 
@@ -209,7 +192,7 @@ def test_a_folder_of_ours_brings_the_compact_format(folder, tokenizer_file):
 
 def test_a_format_that_does_not_fit_its_tokenizer_is_named(qwen_folder, tokenizer_file):
     with pytest.raises(ConfigError, match="policy.chat='hermes'; one of , compact, qwen, qwen_coder, glm, llama"):
-        setup.check(chat_config("hermes"))
+        limits.check(chat_config("hermes"))
     with pytest.raises(ConfigError, match="policy.chat=glm needs a folder with tokenizer.json"):
         setup.load_chat(chat_config("glm"), tokenizer_file)
     with pytest.raises(ChatError, match="does not write tool calls in policy.chat=glm"):

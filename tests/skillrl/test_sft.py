@@ -13,13 +13,14 @@ from skillrl import sharding
 from skillrl.chat import CompactChat, Final, ToolCall, ToolResult, User, render
 from skillrl.metrics import read_metrics
 from skillrl.models.hf import load_hf
+from skillrl.rollout.collector import ServiceFault
 from skillrl.rollout.records import append_episodes, read_finished_episodes
-from skillrl.sft import Trajectories, repeated_sequences
+from skillrl.sft import Trajectories, keep_attempts, repeated_sequences
 from skillrl.skills import get_skill
 from skillrl.tasks.world import WORDS, generate
 from skillrl.tasks.world.words import pool
 from skillrl.tokenizer import SentencePieceTokenizer
-from skillrl.types import Task, Turn
+from skillrl.types import Outcome, Task, Turn
 
 
 def test_repeated_sequences_repeat_and_only_repetitions_count():
@@ -129,6 +130,18 @@ def test_a_demonstration_cut_by_a_kill_is_dropped_and_done_again(tmp_path):
     assert path.read_bytes() == whole
     append_episodes(path, episodes[2:])
     assert [e.episode_id for e in read_finished_episodes(path)] == ["e0", "e1", "e2"]
+
+
+def test_demonstrations_that_the_service_lost_are_attempted_again(tmp_path):
+    """What it did not lose is kept; a few lost ones are borne, and kept as attempts."""
+    path, lost = tmp_path / "demonstrations.jsonl", Outcome(None, reason="infra")
+    episodes = [make_episode([1, 2], [False, True], number=i, outcome=lost if i == 1 else None) for i in range(4)]
+    with pytest.raises(ServiceFault, match="1 of 4 episodes were lost"):
+        keep_attempts(path, episodes, 0.2)
+    assert [e.episode_id for e in read_finished_episodes(path)] == ["e0", "e2", "e3"]
+    path.unlink()
+    keep_attempts(path, episodes, 0.25)
+    assert [e.episode_id for e in read_finished_episodes(path)] == ["e0", "e2", "e3", "e1"]
 
 
 @pytest.mark.deep

@@ -1,10 +1,14 @@
 """The loop as a process: what it leaves, that it goes on after anything, and that nothing else runs on after it."""
 
+import gc
 import json
 import math
+import os
 import random
 import re
+import signal
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,12 +17,14 @@ from board import scalars
 from program import Family
 from readme import undefined_metrics
 
-from skillrl import sharding
+from configs import tiny
+from skillrl import sharding, train
 from skillrl.checkpoint import load_policy
 from skillrl.evaluate import read_scores
 from skillrl.metrics import read_metrics
 from skillrl.models.hf import load_hf
 from skillrl.rollout.records import read_episodes
+from skillrl.tasks.source import read_tasks
 from skillrl.types import SKILLS
 
 pytestmark = pytest.mark.slow
@@ -156,21 +162,104 @@ def test_kill_9_at_any_moment_changes_nothing(program, flags, uninterrupted, tmp
     assert_same_run(whole, tmp_path / "killed")
 
 
+def wait_until(met, process, family, patience_s=300.0):
+    deadline = time.monotonic() + patience_s
+    while not met():
+        assert process.poll() is None and time.monotonic() < deadline
+        family.alive()
+        time.sleep(0.01)
+
+
+def lines(path):
+    return path.read_bytes().splitlines() if path.exists() else []
+
+
+@pytest.mark.deep
+def test_a_service_that_dies_takes_no_work_with_it(program, flags, uninterrupted, tmp_path):
+    """Killed in the first evaluation, then its service killed after a step: all that had ended is there, and in the end
+    the run is the uninterrupted one. No checkpoint was due before the last step."""
+    whole, _ = uninterrupted
+    workdir = tmp_path / "run"
+    command = ("skillrl.main", *flags, f"--workdir={workdir}", "--config.checkpoint.every_steps=0")
+    evaluated = workdir / "episodes" / "eval-before.jsonl"
+
+    process = program.start(*command, "--config.sandbox.max_in_flight=2")
+    family = Family(process.pid)
+    wait_until(lambda: len(lines(evaluated)) > 5, process, family)
+    assert family.kill_9(process) == set()
+    *ended, _ = lines(evaluated)
+    assert not (workdir / "eval" / "before.json").exists()
+
+    process = program.start(*command)
+    family = Family(process.pid)
+    wait_until(lambda: len(read_metrics(workdir)) > 0, process, family)
+    (service,) = (pid for pid in family.alive() - {process.pid} if is_service(pid))
+    os.kill(service, signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1
+    (error,) = (line for line in said.splitlines() if line.startswith("error: "))
+    assert "episodes were lost to faults of the service" in error and "run the same command" in error
+    assert said.splitlines()[-1] == error
+    # The evaluation was not played again; of the failed step, every episode is there to look at.
+    assert set(ended) <= set(lines(evaluated))
+    step, _, extra = checkpoint(workdir)
+    assert step == extra["step"] == len(read_metrics(workdir)) in (1, 2)
+    assert len(lines(workdir / "episodes" / f"train-{step:06d}.jsonl")) == 20
+
+    assert f"going on from step {step}" in program.complete(*command).stdout
+    assert_same_run(whole, workdir)
+
+
+def is_service(pid):
+    """Whether it is the service itself, whose first process carries its name; sandboxes are below it."""
+    parts = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return b"sandbox_service" in parts and any(part.startswith(b"--bind=") for part in parts)
+
+
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(program, flags, uninterrupted):
+    """With another loss, too: its KL term is to the policy that the run began with, which the steps have moved off."""
     workdir, _ = uninterrupted
     before = (workdir / "eval" / "before.json").read_text()
-    done = program.complete("skillrl.main", *flags, f"--workdir={workdir}", f"--config.num_steps={STEPS + 1}")
+    more = (f"--config.num_steps={STEPS + 1}", "--config.loss.kl_coef=0.1")
+    done = program.complete("skillrl.main", *flags, f"--workdir={workdir}", *more)
     assert f"going on from step {STEPS}" in done.stdout
     assert checkpoint(workdir)[0] == STEPS + 1
     assert [row["step"] for row in read_metrics(workdir)] == list(range(STEPS + 1))
     assert (workdir / "eval" / "before.json").read_text() == before
     assert read_scores(workdir / "eval" / "after.json")
+    last = read_metrics(workdir)[-1]
+    assert last["admitted_groups"] and last["learner/ref_kl"] > 0
 
 
-def test_a_changed_mixture_is_refused_and_takes_nothing_away(program, flags, uninterrupted):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--config.skills.review=2", "the saved mixture position belongs to other tasks, weights or another seed"),
+        ("--config.eval.samples=2", "were played with samples=1, not 2; give another --workdir"),
+    ],
+)
+def test_a_changed_run_is_refused_and_takes_nothing_away(program, flags, uninterrupted, change, message):
     workdir, _ = uninterrupted
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    done = program.run("skillrl.main", *flags, f"--workdir={workdir}", "--config.skills.review=2")
+    done = program.run("skillrl.main", *flags, f"--workdir={workdir}", change)
     assert done.code != 0
-    assert done.stderr.startswith("error: the saved mixture position belongs to other tasks, weights or another seed")
+    assert done.stderr.startswith("error: ") and message in done.stderr
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(("kl_coef", "copies"), [(0.0, 3), (0.1, 4)])
+def test_the_weights_are_held_once(world_dir, policy_dir, tmp_path, kl_coef, copies):
+    """Parameters and two moments; what was imported is kept only as the reference of a KL term."""
+    config = tiny.get_config("smoke")
+    config.policy.source = f"hf:{policy_dir}"
+    config.loss.kl_coef = kl_coef
+    shape = (640, 48)
+    assert load_hf(policy_dir, sharding.make_mesh({}, devices=jax.devices()[:1]))[1]["embed_VD"].shape == shape
+    gc.collect()
+    earlier = {id(x) for x in jax.live_arrays()}
+    run = train.prepare(config, tmp_path, read_tasks(world_dir))
+    gc.collect()
+    held = [x for x in jax.live_arrays() if id(x) not in earlier and x.shape == shape]
+    assert len(held) == copies
+    assert (run.policy.params is None) == (not kl_coef)
+    run.checkpoints.close()
