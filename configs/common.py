@@ -73,9 +73,6 @@ def base_config() -> ConfigDict:
             # Chips of a sampler replica, each with a whole copy of the weights, shared by heads and widths. 0: sampling
             # uses the learner's mesh and weights as they are, and gathers them in every step.
             replica_chips=0,
-            # What new weights mean for episodes in flight: "keep" what the cache holds, "recompute" it under them, or
-            # "drain": turns in the making end under the old ones.
-            on_update="keep",
             max_tokens=32_768,
             # Tokens that every prompt must leave for turns: where the task set has longer prompts, training raises
             # max_tokens and packing.row_tokens to fit, within the policy's positions. 0: they stay as they are, and

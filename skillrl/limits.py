@@ -9,7 +9,6 @@ from skillrl.rl.advantages import ESTIMATORS
 from skillrl.rl.outcomes import TRUNCATION_POLICIES
 from skillrl.rl.packing import DENOMINATORS
 from skillrl.rollout.tools import MIN_OBSERVATION_TOKENS
-from skillrl.sampling.engine import UPDATES
 from skillrl.types import COMPOSITE_KINDS
 
 # Of the service's Score.
@@ -21,7 +20,6 @@ CHOICES = {
     "advantages.estimator": ESTIMATORS,
     "packing.denominator": DENOMINATORS,
     "policy.chat": ("", *FORMATS),
-    "rollout.on_update": UPDATES,
     "rollout.cache_dtype": CACHE_DTYPES,
     "rollout.weights_dtype": WEIGHTS_DTYPES,
 }

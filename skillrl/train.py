@@ -157,7 +157,7 @@ async def _train_step(run: Run) -> dict[str, float]:
         run.state, update = await asyncio.to_thread(run.learner.update, run.state, batch, run.policy.params)
         scalars |= {f"learner/{name}": value for name, value in update.items()}
         params = run.learner.policy_params(run.state)
-        await run.engine.update(params, int(run.state.version), config.rollout.on_update)
+        await run.engine.update(params, int(run.state.version))
     tokens = sum(int(e.loss_mask.sum()) for g in played for e in g)
     scalars |= run.mixture.metrics() | {f"sampler/{k}": v for k, v in run.engine.counters().items()}
     return scalars | {
