@@ -44,7 +44,7 @@ class Bars(Protocol):
         description: str | None = None,
     ) -> None: ...
 
-    def advance(self, task_id: int) -> None: ...
+    def advance(self, task_id: int, advance: float = 1) -> None: ...
 
 
 def progress() -> contextlib.AbstractContextManager[Bars]:
@@ -124,8 +124,8 @@ class Lines(contextlib.AbstractContextManager):
         if self._clock() - self._said_s >= EVERY_S:
             self._say()
 
-    def advance(self, task_id: int) -> None:
-        self.update(task_id, advance=1)
+    def advance(self, task_id: int, advance: float = 1) -> None:
+        self.update(task_id, advance=advance)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
