@@ -42,7 +42,6 @@ def test_a_step_calls_what_the_run_calls(programs_of, changes, calls):
     if score := found.get("learner.score"):
         # A gradient is a forward pass and two more; its head is made again.
         assert 3 * score.flops.model == found["learner.accumulate"].flops.model
-        assert "dot_general" in score.lower().as_text()
 
 
 def test_a_reference_is_held_beside_every_program(programs_of, cfg):
@@ -64,12 +63,13 @@ def test_with_adapters_the_frozen_weights_are_held_while_sampling(programs_of, c
         assert sampling == 4 * cfg.num_params + 4 * adapters + 4
 
 
-def test_what_a_program_replaces_is_donated(programs_of, cfg):
-    """Without donation an update would hold gradients, parameters and moments, and a call the cache, twice."""
-    found = programs_of({})
-    reused = {name: program.lower().compile().memory_analysis() for name, program in found.items()}
-    assert reused["learner.accumulate"].alias_size_in_bytes >= 4 * cfg.num_params
-    assert reused["learner.apply"].alias_size_in_bytes >= 3 * 4 * cfg.num_params
-    # Keys and values of two layers, two heads of 8, for each position of the pages.
-    positions = 4 * (128 + 128)  # each of four rows has a page of 128 more than its tokens fill
-    assert reused["sampler.step"].alias_size_in_bytes >= 2 * 2 * 2 * 8 * 4 * positions
+def test_what_an_update_replaces_is_donated(programs_of, cfg):
+    """Otherwise it would hold gradients, parameters and moments twice. What is scored is used again."""
+    found = programs_of({"learner.epochs": 2})
+    reused = {
+        name: found[f"learner.{name}"].lower().compile().memory_analysis().alias_size_in_bytes
+        for name in ("score", "accumulate", "apply")
+    }
+    assert reused["score"] == 0
+    assert reused["accumulate"] >= 4 * cfg.num_params
+    assert reused["apply"] >= 3 * 4 * cfg.num_params
