@@ -38,7 +38,12 @@ CASES = {
         "--config.learner.micro_rows=256", "--config.rollout.rows=64", "--config.rollout.max_tokens=16384",
         "--config.rollout.weights_dtype=int8",
     ],
-    "glm-4.5-air on 64 chips of v5p": [f"{JOINT}glm-4.5-air"],
+    "glm-4.5-air on 64 chips of v5p": [f"{JOINT}glm-4.5-air", LEARNER],
+    # The smallest slice that holds it: on 16 chips weights, gradients and moments alone take 112 GiB of each.
+    "glm-4.5-air on 32 chips of v5p": [
+        f"{JOINT}glm-4.5-air", "--topology=v5p:2x4x4", "--config.mesh.fsdp=4", "--config.mesh.context=2",
+        "--config.learner.micro_rows=16", "--config.rollout.rows=32",
+    ],
     "glm-4.5-air with 128K tokens on 256 chips of v5p": [f"{JOINT}glm-4.5-air-128k", LEARNER],
     "qwen3-8b on two slices of v5p": [
         f"{JOINT}qwen3-8b", LEARNER, "--slices=2", "--config.mesh.data=2", "--config.learner.micro_rows=64",
@@ -99,6 +104,8 @@ def _golden(program: dict) -> dict:
 
 def test_chips_and_tokens_are_those_that_the_case_names():
     assert compiled("glm-4.5-air on 64 chips of v5p")[1]["chips"] == 64
+    assert compiled("glm-4.5-air on 32 chips of v5p")[1]["chips"] == 32
+    assert compiled("glm-4.5-air on 32 chips of v5p")[1]["programs"][0]["shape"] == "16 rows x 32768 tokens"
     assert compiled("glm-4.5-air with 128K tokens on 256 chips of v5p")[1]["chips"] == 256
     shape = compiled("glm-4.5-air with 128K tokens on 256 chips of v5p")[1]["programs"][0]["shape"]
     assert shape.endswith("rows x 131072 tokens")
