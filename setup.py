@@ -46,9 +46,9 @@ setup(
         "cpu": ["jax>=0.9", *JAX],
         "tpu": ["jax[tpu]>=0.9", *JAX],
         "cuda": ["jax[cuda13]>=0.9", *JAX],
-        # The TPU compiler, for `python -m skillrl.compile` on a machine without a TPU. One version: what a compiler
-        # makes of a program is compared with what it made before.
-        "compile": ["libtpu==0.0.52"],
+        # The TPU compiler, for `python -m skillrl.compile` on a machine without a TPU. One version of it and of the JAX
+        # that hands it programs: what they make of a program is compared with what they made before.
+        "compile": ["jax==0.10.2", "libtpu==0.0.52"],
         "docker": ["docker>=7.1"],
         # The published schemas, against which tests hold launch/kubernetes.
         "manifests": ["kubernetes-validate>=1.34"],

@@ -46,11 +46,20 @@ def gradient_flops(cfg: ModelConfig, rows: int, tokens: int) -> Flops:
     The rows count as full, of one segment, every token scored by the head: an upper bound. The head's logits are
     always made again in the backward pass (skillrl/rl/logprobs.py); what else is follows `cfg.remat`.
     """
-    layers = 2.0 * rows * tokens * layer_params(cfg)
-    head = 2.0 * rows * tokens * cfg.vocab * cfg.embed
-    attention = attention_flops(cfg, rows, tokens)
+    layers, head, attention = _forward(cfg, rows, tokens)
     again = {"none": 0, "full": layers + attention, "offload": layers + attention, "attention": layers}
     return Flops(3 * (layers + head + attention), head + again.get(cfg.remat, attention))
+
+
+def forward_flops(cfg: ModelConfig, rows: int, tokens: int) -> Flops:
+    """Log-probabilities of packed rows, without a backward pass."""
+    return Flops(sum(_forward(cfg, rows, tokens)), 0.0)
+
+
+def _forward(cfg: ModelConfig, rows: int, tokens: int) -> tuple[float, float, float]:
+    """Of the layers' parameters, the head and the attention."""
+    layers = 2.0 * rows * tokens * layer_params(cfg)
+    return layers, 2.0 * rows * tokens * cfg.vocab * cfg.embed, attention_flops(cfg, rows, tokens)
 
 
 def decode_flops(cfg: ModelConfig, rows: int, context: int) -> Flops:

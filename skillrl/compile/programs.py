@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from skillrl import limits, setup, sharding
-from skillrl.compile.flops import Flops, decode_flops, gradient_flops, prefill_flops
+from skillrl.compile.flops import Flops, decode_flops, forward_flops, gradient_flops, prefill_flops
 from skillrl.models.cache import PagedCache
 from skillrl.models.config import ModelConfig
 from skillrl.sampling import step, weights
@@ -44,10 +44,12 @@ def programs(config: ConfigDict, cfg: ModelConfig, mesh: Mesh) -> list[Program]:
     chips, dtype = config.rollout.replica_chips, config.rollout.weights_dtype
     sampler_mesh = weights.replica_mesh(mesh, chips) if chips else mesh
     copies = weights.abstract_weights(cfg, sampler_mesh, dtype) if chips or dtype else ()
+    # Without adapters the reference of the KL term is a policy of its own; with them it is the one that they adapt.
+    reference = state.params if learner.cfg.loss.kl_coef and not state.adapters else ()
     shapes, cache = _cache(config, cfg, sampler_mesh)
     return [
-        *_learner_programs(config, cfg, learner, state),
-        *_sampler_programs(config, cfg, sampler_mesh, shapes, state, copies, cache),
+        *_learner_programs(config, cfg, learner, state, reference),
+        *_sampler_programs(config, cfg, sampler_mesh, shapes, state, copies, reference, cache),
     ]
 
 
@@ -57,20 +59,25 @@ def micro_batches(config: ConfigDict) -> int:
     return math.ceil(tokens / (config.packing.row_tokens * config.learner.micro_rows))
 
 
-def _learner_programs(config, cfg, learner, state):
+def _learner_programs(config, cfg, learner, state, reference):
     rows, tokens, micro = config.learner.micro_rows, config.packing.row_tokens, micro_batches(config)
+    updates = learner.cfg.epochs * learner.cfg.minibatches
     lowered = functools.cache(lambda: learner.lowered(tokens))
-    flops, shape, held = gradient_flops(cfg, rows, tokens), f"{rows} rows x {tokens} tokens", state.opt_state
+    shape, held = f"{rows} rows x {tokens} tokens", (state.opt_state, reference)
 
     def program(name, shape, flops, held, calls):
         return Program(f"learner.{name}", shape, lambda: lowered()[name], flops, held, calls)
 
-    yield program("gradient" if micro == 1 else "accumulate", shape, flops, held, micro)
+    # By the policy before its first update where there are several, and by the reference.
+    if scored := (updates > 1) + bool(learner.cfg.loss.kl_coef):
+        yield program("score", shape, forward_flops(cfg, rows, tokens), held, scored * micro)
+    name = "gradient" if micro == 1 else "accumulate"
+    yield program(name, shape, gradient_flops(cfg, rows, tokens), held, learner.cfg.epochs * micro)
     # A dozen operations a parameter: nothing beside the gradient's.
-    yield program("apply", "all parameters", Flops(0.0, 0.0), (), 1)
+    yield program("apply", "all parameters", Flops(0.0, 0.0), reference, updates)
 
 
-def _sampler_programs(config, cfg, mesh, shapes: Shapes, state, copies, cache):
+def _sampler_programs(config, cfg, mesh, shapes: Shapes, state, copies, reference, cache):
     replicas = sharding.batch_shards(mesh)
     rows, chunk, context = shapes.rows[-1], shapes.chunks[-1], config.rollout.max_tokens
 
@@ -88,7 +95,8 @@ def _sampler_programs(config, cfg, mesh, shapes: Shapes, state, copies, cache):
         f"{replicas} x ({chunk} tokens, then {rows} rows), cache {pages // cfg.layers} pages x {size}",
         lower,
         prefill_flops(cfg, replicas, chunk, context) + decode_flops(cfg, replicas * rows, context),
-        (state.opt_state, state.params if copies else ()),
+        # What is sampled from is a copy where there are places of its own for it, or adapters merged into it.
+        (state.opt_state, state.adapters, state.params if copies or state.adapters else (), reference),
         calls=0,
     )
 
