@@ -8,7 +8,7 @@ from skillrl.metrics import read_metrics
 from skillrl.rollout.records import read_episodes
 from skillrl.types import SKILLS, Status
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.deep
 
 KINDS = {*SKILLS, "bug_fixing"}
 

@@ -153,7 +153,7 @@ def test_a_task_that_does_not_behave_as_recorded_is_ungradable(desk):
     assert (result.reward, result.reason) == (None, "task") and "test_gone" in result.detail
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_host_too_slow_for_the_correct_tree_is_no_reward(desk):
     """A submission that runs out of its time fails, but not where the correct tree would as well."""
     loops = {PRICES: "while True:\n    pass\n"}

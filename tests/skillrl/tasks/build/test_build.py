@@ -114,7 +114,7 @@ def test_a_requirement_that_brings_the_package_itself_is_refused(tmp_path):
         build(Manifest("mine", (Entry(repo=str(folder)),)), tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_package_of_one_file_gives_no_localization(tmp_path, capsys):
     files = {"till.py": shelf.PRICES, "version.py": "version = '1'\n"}
     files["tests/test_till.py"] = shelf.FILES["tests/test_prices.py"].replace("shelf.prices", "till")

@@ -115,7 +115,7 @@ def wheels(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_versions_agree_and_what_cannot_be_met_is_told(wheels):
     write_wheel(wheels, "nut", "1.0")
     write_wheel(wheels, "nut", "2.0")
@@ -172,7 +172,7 @@ def test_a_build_that_goes_on_keeps_its_versions(wheels, tmp_path):
     assert asyncio.run(pins_of(tmp_path / "other.jsonl", "nut")) == Pins(("nut==2.0",), {})
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_what_was_not_met_is_tried_again_unless_the_suite_passed_without_it(wheels, tmp_path):
     path = tmp_path / "ledger.jsonl"
     assert asyncio.run(pins_of(path, "nut")).unmet.keys() == {"nut"}

@@ -104,7 +104,7 @@ def proven(out):
 PASSED = "no usable bug among"
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_package_that_needs_its_build_is_built(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     folder = repository(tmp_path / "shop")
@@ -126,7 +126,7 @@ def test_a_build_that_fails_is_told(tmp_path, monkeypatch):
         build(folder, tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_what_a_repository_declares_is_installed(tmp_path, monkeypatch):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
