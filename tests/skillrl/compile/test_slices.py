@@ -131,33 +131,31 @@ def test_a_misfit_is_refused_with_the_compilers_words():
     assert misfit["needed_gib"] > 15.75
 
 
-def test_host_memory_and_adapters_free_the_chip():
-    """Of 0.6 billion parameters on four chips: moments take 8 bytes a parameter, and layers' inputs 2 a value."""
+def test_host_memory_frees_the_chip_of_moments_and_activations():
+    """Low-rank adapters of 0.6 billion parameters on four chips, a row each."""
     small = [
         f"{JOINT}qwen3-8b", LEARNER, "--topology=v5p:2x2x1", "--config.policy.source=init:qwen3-0.6b",
         "--config.mesh.fsdp=4", "--config.learner.micro_rows=4", "--config.rollout.max_tokens=16384",
-        "--config.packing.row_tokens=16384",
+        "--config.packing.row_tokens=16384", "--config.learner.lora_rank=64",
     ]  # fmt: skip
     host = [*small, "--config.learner.optimizer_memory=host", "--config.policy.remat=offload"]
-    (params, plain), (_, offloaded), (_, adapted) = (
-        _params_and_programs(*flags) for flags in (small, host, [*host, "--config.learner.lora_rank=16"])
-    )
-    assert plain["learner.accumulate"]["held_gib"] == pytest.approx(8 * params / 4 / 2**30, abs=0.01)
+    made = []
+    for flags in (small, host):
+        status, result, printed = command(*flags)
+        assert status == 0, printed
+        made.append({program["program"]: program for program in result["programs"]})
+    plain, offloaded = made
+    # Of 28 layers, 64 values a width: the seven of 1024 are in four parts, the others whole on each chip.
+    adapters = 28 * 64 * (7 * 1024 / 4 + 2 * 2048 + 2 * 1024 + 3 * 3072)
+    assert plain["learner.accumulate"]["held_gib"] == pytest.approx(8 * adapters / 2**30, abs=0.006)
     assert offloaded["learner.accumulate"]["held_gib"] == 0
-    # A row a chip; what is on its way takes some of the room that it leaves.
+    # What is on its way to the host takes some of the room that the layers' inputs leave, 2 bytes a value.
     inputs = 28 * 16_384 * 1024 * 2 / 2**30
-    peaks = [programs["learner.accumulate"]["peak_gib"] for programs in (plain, offloaded, adapted)]
-    assert peaks[0] - peaks[1] > 0.5 * inputs
-    # An accumulator and a gradient of every parameter, 4 bytes each.
-    assert peaks[1] - peaks[2] > 0.8 * 2 * 4 * params / 4 / 2**30
-    assert adapted["learner.accumulate"]["held_gib"] == 0
-    assert adapted["learner.apply"]["peak_gib"] < plain["learner.apply"]["peak_gib"]
-
-
-def _params_and_programs(*flags: str) -> tuple[int, dict[str, dict]]:
-    status, result, printed = command(*flags)
-    assert status == 0, printed
-    return result["params"], {program["program"]: program for program in result["programs"]}
+    freed = plain["learner.accumulate"]["peak_gib"] - offloaded["learner.accumulate"]["peak_gib"]
+    assert 0.5 * inputs < freed < 1.1 * inputs
+    # Frozen weights have neither gradient nor moments, 4 and 8 bytes each.
+    frozen = 4 * result["params"] / 4
+    assert plain["learner.apply"]["peak_gib"] < (frozen + 5 * 4 * adapters) / 2**30
 
 
 def test_every_program_of_the_demo_compiles_from_its_folder():
