@@ -19,8 +19,9 @@ def left_share(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
             root, names = groups, _V2
         else:
             continue
-        # Inside a container the root is the group, whatever the path says.
-        for folder in (root / path.lstrip("/"), root):
+        # A limit of any group above holds too; inside a container the root is the group, whatever the path says.
+        own = Path(path.lstrip("/"))
+        for folder in (root / own, *(root / above for above in own.parents)):
             with suppress(OSError, ValueError):
                 shares.append(_of_group(folder, names))
     return min(shares)

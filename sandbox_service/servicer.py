@@ -85,11 +85,12 @@ class Servicer(sandbox_pb2_grpc.SandboxServiceServicer):
         ids = self.sessions.ids_of(getattr(request, "session_id", ""))
         ids = {name: known or getattr(request, name, "") for name, known in ids.items()}
         expected = isinstance(error, errors.SandboxError)
-        name, fields = type(error).__name__, {"error": type(error).__name__, "detail": str(error)}
-        self.sessions.emit(Event("refused" if expected else "failed", **ids, fields=fields))
+        kind = type(error).__name__
+        told = Event("refused" if expected else "failed", **ids, fields={"error": kind, "detail": str(error)})
+        self.sessions.emit(told)
         if not expected:
             log.error("a call failed", exc_info=error)
-            await context.abort(grpc.StatusCode.INTERNAL, f"{name}: {error}; see the service's log")
+            await context.abort(grpc.StatusCode.INTERNAL, f"{kind}: {error}; see the service's log")
         overloaded = isinstance(error, errors.Overloaded)
         trailers = (("grpc-retry-pushback-ms", str(PUSHBACK_MS)),) if overloaded else ()
         await context.abort(_STATUS.get(type(error), grpc.StatusCode.INTERNAL), str(error), trailers)

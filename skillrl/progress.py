@@ -78,14 +78,14 @@ class _Work:
     description: str
     total: float | None
     completed: float
-    # When it began, and what was done by then.
+    # When it began, and what had been done by then.
     started_s: float
-    began_at: float
+    done_before: float
 
     def line(self, now_s: float) -> str:
         """E.g. "training: 30/100, 2.0 s each, 140 s left"."""
         text = f"{self.description}: {self.completed:g}/{'?' if self.total is None else f'{self.total:g}'}"
-        done, passed_s = self.completed - self.began_at, now_s - self.started_s
+        done, passed_s = self.completed - self.done_before, now_s - self.started_s
         if done <= 0 or passed_s <= 0:
             return text
         text = f"{text}, {show_rate(done / passed_s)}"

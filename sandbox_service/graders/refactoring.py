@@ -50,7 +50,7 @@ def structure(
         else:
             graded[path] = data
     source, before, right = (
-        {_imported_path(path, environment): data for path, data in files.items() if is_source(path, environment)}
+        {imported_path(path, environment): data for path, data in files.items() if is_source(path, environment)}
         for files in (graded, start, correct)
     )
     try:
@@ -59,7 +59,7 @@ def structure(
         raise TaskFault(f"{instance.instance_id}: its rules cannot be applied: {e}") from e
 
 
-def _imported_path(path: str, environment: Environment) -> str:
+def imported_path(path: str, environment: Environment) -> str:
     """The path below the source root. Several roots could give two files one path: they stay as they are."""
     root, *others = environment.source_roots
     return path if others or root == "." else path.removeprefix(f"{root.rstrip('/')}/")

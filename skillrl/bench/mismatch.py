@@ -34,7 +34,12 @@ from skillrl.sampling.engine import Engine
 TOOL_S = 0.01
 # Tokens of a group's prompt that were not computed again; streams that lost their pages parked, and running; tokens
 # computed again.
-COUNTED = ("reused", "evictions", "retractions", "recomputed")
+COUNTED = {
+    "reused": "reused_tokens",
+    "evictions": "evictions",
+    "retractions": "retractions",
+    "recomputed": "recomputed_tokens",
+}
 DENSE = ModelConfig(vocab=512, embed=128, layers=4, q_heads=4, kv_heads=2, head_dim=32, mlp=320, unroll=4)
 POLICIES = {
     "dense": DENSE,
@@ -92,12 +97,13 @@ def measure(
         tokens[row, : len(stream)], sampled[row, : len(stream)] = stream, logprobs
     learned = np.concatenate([learner_logprobs(cfg, params, tokens[row : row + 4]) for row in range(0, len(tokens), 4)])
     d = (learned - sampled)[~np.isnan(sampled)].astype(np.float64)
+    counters = engine.counters()
     return {
         "tokens": len(d),
         "k1": float(-d.mean()),
         "k3": float((np.expm1(d) - d).mean()),
         "max": float(np.abs(d).max()),
-    } | {name: engine.counters()[f"{name}_tokens" if name in ("reused", "recomputed") else name] for name in COUNTED}
+    } | {name: counters[counter] for name, counter in COUNTED.items()}
 
 
 async def _play(engine: Engine, episodes: Episodes) -> list[tuple[list[int], list[float]]]:

@@ -44,8 +44,7 @@ class Counters:
     tokens: int = 0
     calls: int = 0
     decode_steps: int = 0
-    # Pages in use, by streams and by prompts kept for their group: summed over calls; and the most of one call.
-    pages_total: int = 0
+    # The most pages in use in one call, by streams and by prompts kept for their group.
     pages_most: int = 0
     # Seconds in calls; seconds between calls in which some stream had work; seconds in which streams were open, but all
     # of them waited for something else.
@@ -87,6 +86,8 @@ class Engine:
         self._cfg, self._mesh, self._stop_ids = cfg, mesh, tuple(stop_ids)
         self._place, self._params, self._expected = place, place(params), jax.eval_shape(lambda: params)
         self._counters = Counters()
+        # Pages in use, summed over calls.
+        self._pages_by_call = 0
         # Shapes of the calls made so far: each one is a compilation.
         self.compiled: set[tuple[int, int]] = set()
         self._cache: PagedCache | None = None
@@ -157,7 +158,7 @@ class Engine:
         rows_used = self._counters.tokens / max(self._counters.decode_steps, 1)
         return dataclasses.asdict(self._counters) | sums | {
             "rows_used": rows_used,
-            "pages_used": self._counters.pages_total / max(self._counters.calls, 1),
+            "pages_used": self._pages_by_call / max(self._counters.calls, 1),
             "pages": self._num_pages * self.replicas,
             "compilations": len(self.compiled),
         }  # fmt: skip
@@ -273,7 +274,7 @@ class Engine:
 
     def _count_pages(self) -> None:
         used = sum(scheduler.pages.total - scheduler.pages.free for scheduler in self._schedulers)
-        self._counters.pages_total += used
+        self._pages_by_call += used
         self._counters.pages_most = max(self._counters.pages_most, used)
 
     def _end_turn(self, stream: Stream, error: SamplingError | None) -> None:

@@ -144,7 +144,7 @@ def cheats(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> 
         finished = {p: None if t is None else t.encode() for p, t in gold_overlay(instance.bug, files).items()}
         # In the file of the renamed symbol, which the tests that the agent has not seen import.
         home = json.loads(instance.expected.get("renamed", '{"path": ""}'))["path"]
-        source = min((p for p, data in finished.items() if data), key=lambda p: (not p.endswith(home), p))
+        source = min((p for p, data in finished.items() if data), key=lambda p: (not f"/{p}".endswith(f"/{home}"), p))
         for attack, code in (("reports forgiven", _FORGIVEN), ("tests not run", _NOT_RUN)):
             yield f"structure right, {attack}", Handed(changed={**finished, source: finished[source] + code.encode()})
 

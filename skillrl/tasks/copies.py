@@ -31,9 +31,7 @@ def copies(packages: Path, files: Mapping[str, bytes], environment: Environment)
             if file.stat().st_size in sizes and file.read_bytes() in texts:
                 found.add(name)
         elif file.is_file():
-            found |= {
-                f"{name}: {member}" for member in _members(file) if member.endswith(".py") and _is_of(member, modules)
-            }
+            found |= {f"{name}: {member}" for member in _members(file) if _is_of(member, modules)}
     return sorted(found)
 
 

@@ -11,12 +11,12 @@ PLACES = {"SKILL": "|".join((*SKILLS, *COMPOSITE_KINDS)), "REASON": "|".join(UNG
 
 
 def undefined_metrics(names: Iterable[str]) -> set[str]:
-    """Those that no row of the table names, in full or with SKILL, REASON, NAME or * in them."""
+    """Those that no row of the table names, in full or with SKILL, REASON or NAME in them."""
     section = README.read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
     cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     patterns = []
     for name in re.findall(r"`(.+?)`", " ".join(cells)):
-        pattern = re.escape(name).replace(r"\*", ".+")
+        pattern = re.escape(name)
         for place, values in PLACES.items():
             pattern = pattern.replace(place, f"(?:{values})")
         patterns.append(re.compile(pattern))

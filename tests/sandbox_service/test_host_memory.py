@@ -39,6 +39,12 @@ def test_a_containers_own_root_counts_though_its_path_is_the_hosts(host):
     assert host("0::/docker/x\n", {f"groups/{name}": text for name, text in files.items()}) == pytest.approx(0.1)
 
 
+def test_the_limit_of_a_group_above(host):
+    files = {"memory.max": "1000\n", "memory.current": "930\n", "memory.stat": "inactive_file 0\n"}
+    own = {"groups/a/b/memory.max": "max\n", "groups/a/b/memory.current": "10\n"}
+    assert host("0::/a/b\n", own | {f"groups/a/{name}": text for name, text in files.items()}) == pytest.approx(0.07)
+
+
 def test_a_group_of_version_1(host):
     files = {
         "memory.limit_in_bytes": "1000\n",

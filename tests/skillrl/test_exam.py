@@ -7,10 +7,10 @@ import time
 import jax
 import pytest
 from chat_server import Answer, ChatServer, Model, chat_server, replies
+from configured import evaluation as configured
 from program import Family
 from readme import undefined_metrics
 
-from configs import eval as eval_config
 from configs import tiny
 from sandbox_service.tasks import read_task_set
 from skillrl import exam, setup, sharding, task_sets
@@ -23,16 +23,6 @@ from skillrl.rollout.records import read_episodes
 from skillrl.tasks.source import read_tasks
 from skillrl.tasks.submissions import gold
 from skillrl.types import COMPOSITE_KINDS, SKILLS
-
-
-def configured(arg="suite=all,tiny", **values):
-    """The evaluation's config with some fields replaced; section__key=value."""
-    config = eval_config.get_config(arg)
-    for name, value in values.items():
-        section, _, key = name.partition("__")
-        config[section][key] = value
-    return config
-
 
 # Bad input.
 

@@ -4,9 +4,10 @@ import asyncio
 import dataclasses
 
 import pytest
+from configured import changed
+from configured import evaluation as configured
 from episodes import make_episode
 
-from configs import eval as eval_config
 from configs import tiny
 from skillrl import exam, resume
 from skillrl.evaluate import TaskScore, write_scores
@@ -14,19 +15,6 @@ from skillrl.limits import ConfigError
 from skillrl.rollout.collector import ServiceFault
 from skillrl.rollout.records import read_episodes, write_episodes
 from skillrl.types import Outcome, Task
-
-
-def changed(config, **values):
-    """The config with some fields replaced; section__key=value."""
-    for name, value in values.items():
-        section, _, key = name.rpartition("__")
-        (config[section] if section else config)[key] = value
-    return config
-
-
-def configured(arg="suite=all,tiny", **values):
-    return changed(eval_config.get_config(arg), **values)
-
 
 # Episodes.
 

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 from chats import make_folder
+from configured import smoke as configured
 
-from configs import common, tiny
+from configs import common
 from sandbox_service.embedded import embedded_service
 from skillrl import export, limits, setup
 from skillrl.chat import ChatError, CompactChat
@@ -20,18 +21,6 @@ from skillrl.limits import ConfigError
 from skillrl.models import policy as models
 from skillrl.tasks.world import write_set
 from skillrl.tokenizer import SentencePieceTokenizer
-
-
-def configured(**values):
-    """The smoke config with some fields replaced; section__key=value."""
-    config = tiny.get_config("smoke")
-    for name, value in values.items():
-        section, _, key = name.partition("__")
-        if key:
-            config[section][key] = value
-        else:
-            config[section] = value
-    return config
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,12 @@
 """Where the tasks of a run come from, and which of them it trains and evaluates on."""
 
 import pytest
+from configured import smoke as configured
 
-from configs import tiny
 from skillrl import task_sets
 from skillrl.limits import ConfigError
 from skillrl.tasks.source import TaskSetError
 from skillrl.types import COMPOSITE_KINDS, SKILLS, Task
-
-
-def configured(**values):
-    """The smoke config with some fields replaced; section__key=value."""
-    config = tiny.get_config("smoke")
-    for name, value in values.items():
-        section, _, key = name.partition("__")
-        if key:
-            config[section][key] = value
-        else:
-            config[section] = value
-    return config
 
 
 def task(skill, split):

@@ -60,8 +60,8 @@ class Builder:
             progress("running the suite on the correct tree", 0)
             with self.summary.timed("baseline"), _telling(pins):
                 suite, baseline = await self._baseline(environment, Path(folder), proven)
-            task_set, self._tree = suite.task_set, suite.tree
-            observer = Observer(self._ground.backend, self._ground.trees, task_set, self._tree, environment)
+            task_set, tree = suite.task_set, suite.tree
+            observer = Observer(self._ground.backend, self._ground.trees, task_set, tree, environment)
             # Whole minutes: a loaded host needs them, and the same package gives the same bytes on any host.
             environment = replace(environment, timeout_s=60.0 * math.ceil(8 * baseline.wall_s / 60))
             self._note_baseline(baseline)
@@ -72,7 +72,7 @@ class Builder:
                 calls = await observer.calls()
             self._composer = Composer(
                 self._package, self._entry, self._seed, environment, self._planter, observer, calls, self.summary,
-                Desk(self._ground.runner, task_set, self._tree, proven),
+                Desk(self._ground.runner, task_set, tree, proven),
             )  # fmt: skip
             await self._fill(progress)
             progress("refactorings", self.summary.instances)

@@ -132,8 +132,9 @@ def _arguments(frame, defaults, skipped):
     """
     code, values = frame.f_code, frame.f_locals
     end = code.co_argcount + code.co_kwonlyargcount
-    rest = values[code.co_varnames[end]] if code.co_flags & inspect.CO_VARARGS else ()
-    further = values[code.co_varnames[end + bool(code.co_flags & inspect.CO_VARARGS)]] if code.co_flags & 8 else {}
+    has_rest, has_further = code.co_flags & inspect.CO_VARARGS, code.co_flags & inspect.CO_VARKEYWORDS
+    rest = values[code.co_varnames[end]] if has_rest else ()
+    further = values[code.co_varnames[end + bool(has_rest)]] if has_further else {}
     positional, keyword = [], {}
     for index in range(skipped, end):
         name = code.co_varnames[index]

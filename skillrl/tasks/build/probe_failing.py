@@ -5,6 +5,7 @@ import builtins
 import importlib
 import os
 import sys
+import traceback
 from dataclasses import asdict
 from types import ModuleType
 
@@ -56,9 +57,9 @@ class Finder:
         self.said.append([item.nodeid, _message(call.excinfo.value)])
         name = item.name.partition("[")[0]
         frames = [
-            (entry.tb_frame, entry.tb_lineno)
-            for entry in _entries(call.excinfo.tb)
-            if entry.tb_frame.f_code.co_name == name and entry.tb_frame.f_code.co_filename.startswith(self._tests)
+            (frame, line)
+            for frame, line in traceback.walk_tb(call.excinfo.tb)
+            if frame.f_code.co_name == name and frame.f_code.co_filename.startswith(self._tests)
         ]
         if not frames:
             return
@@ -128,12 +129,6 @@ def _message(error):
         return "nothing was raised"
     line = line.removeprefix("AssertionError: ").removeprefix("assert ")
     return line if steady(line) and len(line) <= MAX_LITERAL else ""
-
-
-def _entries(traceback):
-    while traceback is not None:
-        yield traceback
-        traceback = traceback.tb_next
 
 
 def _helper(source, name):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sandbox_service.graders.base import TaskFault
 from sandbox_service.graders.paths import is_source
-from sandbox_service.graders.refactoring import structure
+from sandbox_service.graders.refactoring import imported_path, structure
 from sandbox_service.runner import Runner
 from sandbox_service.tasks import (
     Environment,
@@ -175,8 +175,7 @@ class Refactorer:
 
     def _instance(self, renaming: Renaming, failing: tuple[str, ...] = (), passing: tuple[str, ...] = ()) -> Instance:
         old, path = renaming.symbol.name, renaming.symbol.path
-        (root,) = self._environment.source_roots
-        rule = {"old": old, "new": renaming.new, "path": path.removeprefix(f"{root}/")}
+        rule = {"old": old, "new": renaming.new, "path": imported_path(path, self._environment)}
         key = hashlib.sha256(f"{path}|{old}".encode()).hexdigest()[:8]
         return Instance(
             instance_id=f"{self._package.origin}__{self._package.name}-{self._package.version}.rename_symbol.{key}",

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from sandbox_service.errors import SandboxError
+from skillrl.progress import progress
 from skillrl.tasks.readers import READERS
 from skillrl.tasks.readers.build import SetBuilder, Source, Summary, overlap_of
 from skillrl.tasks.readers.convert import Options
@@ -103,12 +103,13 @@ def _reasons(counts) -> str:
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     started = time.monotonic()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-            line = bar.add_task("reading")
+        with progress() as bars:
+            bar = bars.add_task("reading rows", total=None)
             builder = builder_of(options)
-            digest = builder.build(lambda rows, n: bar.update(line, description=f"{rows} rows, {n} instances"))
+            digest = builder.build(
+                lambda rows, n: bars.update(bar, completed=rows, description=f"reading rows, {n} instances")
+            )
     except (ReaderError, SandboxError, TaskSetError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
