@@ -135,10 +135,11 @@ def test_another_split_of_the_hub_is_asked_for_by_name(tmp_path):
     publish(tmp_path, {"acme/money": {"dev": [rows.swebench_new(), rows.swebench_new() | {"patch": 7}]}})
     command = ["swebench", "acme/money"]
     statuses, errors = run(tmp_path, command, [*command, "--part=dev"], [*command, "--part=dev", "--skip_damaged"])
-    unknown, damaged = errors.splitlines()
+    unknown, damaged, read_all = errors.splitlines()
     assert statuses == [2, 2, 0]
     assert "acme/money with split 'test'; --part=SPLIT names another: ValueError: Unknown split" in unknown
     assert "acme/money (dev): row 2: damaged row: column 'patch' must be text, not an integer" in damaged
+    assert read_all.startswith("reading rows, 1 instances: 2/?, ")
     head = json.loads((tmp_path / "2/set.json").read_text())
     assert head["summary"]["dropped"] == {"damaged": 1}
 
