@@ -89,10 +89,10 @@ def _sampler_programs(config, cfg, mesh, shapes: Shapes, state, copies, referenc
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.named(mesh)),
         batch_of([Plan(())] * replicas, shapes.largest, -(-context // shapes.page_tokens), 1, (0,)),
     )
-    pages, size, *_ = cache.kv.shape
+    pages = cache.entries // cfg.layers
     yield Program(
         "sampler.step",
-        f"{replicas} x ({chunk} tokens, then {rows} rows), cache {pages // cfg.layers} pages x {size}",
+        f"{replicas} x ({chunk} tokens, then {rows} rows), cache {pages} pages x {cache.page_tokens}",
         lower,
         prefill_flops(cfg, replicas, chunk, context) + decode_flops(cfg, replicas * rows, context),
         # What is sampled from is a copy where there are places of its own for it, or adapters merged into it.
@@ -106,8 +106,9 @@ def _cache(config, cfg, mesh):
     replicas, rollout = sharding.batch_shards(mesh), config.rollout
     shapes = Shapes.default(-(-rollout.rows // replicas), cfg.active_params, "tpu")
     pages = num_pages(shapes, replicas, rollout.rows, rollout.max_tokens, rollout.cache_tokens)
-    place = sharding.named(mesh, "batch", None, "kv_heads", None)
-    shape = jax.eval_shape(lambda: PagedCache.create(cfg, pages, shapes.page_tokens, replicas, rollout.cache_dtype))
+    made = cfg, pages, shapes.page_tokens, replicas, rollout.cache_dtype
+    shape = jax.eval_shape(lambda: PagedCache.create(*made, by_head=False))
+    place = sharding.named(mesh, *shape.logical_axes())
     return shapes, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shape)
 
 

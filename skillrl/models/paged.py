@@ -1,4 +1,4 @@
-"""Attention over a paged cache: jax's Pallas kernel on TPU, a loop over single pages on CPU, else over blocks of them.
+"""Attention over a paged cache: jax's Pallas kernels on TPU and GPU, a loop over single pages on CPU, else over blocks.
 
 Shape suffixes beside those of policy.py: S replicas, T new tokens, A rows, P pages of a row, C queries of a block.
 """
@@ -17,6 +17,9 @@ _MASKED = -1e30  # finite: a row without any key must stay finite too
 # Queries of a block, blocks computed together, keys read at a time.
 _QUERY_BLOCK = 16
 _LANES = 128
+# Widths of a head that the kernel for GPUs can tile, and into how many parts it may split a row's keys.
+_TRITON_WIDTHS = (16, 32, 64, 128, 256)
+_KEY_SPLITS = (1, 2, 4, 8, 16)
 _BLOCKS = 4
 _KEY_BLOCK = 64
 # Most heads x width of a cached position for which a product with zeros is cheaper than a copy (measured on CPU).
@@ -40,48 +43,48 @@ def extend_and_attend(
     local = functools.partial(_local, layers=layers)
     if not jax.sharding.get_abstract_mesh().empty:
         heads, kv = sharding.spec("batch", None, "heads", None), sharding.spec("batch", None, "kv_heads", None)
+        pages = jax.tree.map(lambda _: sharding.spec(*cache.logical_axes()), cache)
         rows = Ragged(*[sharding.spec("batch")] * len(ragged))
         local = jax.shard_map(
             local,
-            in_specs=(kv, PartitionSpec(), heads, kv, kv, rows),
-            out_specs=(kv, heads),
+            in_specs=(pages, PartitionSpec(), heads, kv, kv, rows),
+            out_specs=(pages, heads),
             check_vma=False,
         )
-    kv, out_STNH = local(cache.kv, layer, q_STNH, k_STKH, v_STKH, ragged)
-    return PagedCache(kv), out_STNH
+    return local(cache, layer, q_STNH, k_STKH, v_STKH, ragged)
 
 
-def _local(kv, layer, q_STNH, k_STKH, v_STKH, ragged, *, layers):
+def _local(cache, layer, q_STNH, k_STKH, v_STKH, ragged, *, layers):
     """For one replica: S is 1."""
     q_TNH, tokens = q_STNH[0], q_STNH.shape[1]
-    pages, size = kv.shape[0] // layers, kv.shape[1]
+    pages, size = cache.entries // layers, cache.page_tokens
     (row_ST, position_ST), (starts_A, lengths_A, rows, table_AP) = ragged.positions(tokens), (x[0] for x in ragged)
     row_T, position_T = row_ST[0], position_ST[0]
-    new_TKH = jnp.stack([k_STKH[0], v_STKH[0]], axis=2).reshape(tokens, *kv.shape[2:])
-    # Pages are used again, and a masked 0 x NaN would be NaN: what is not finite must not get into them.
-    new_TKH = stored(jnp.where(jnp.isfinite(new_TKH), new_TKH, 0), kv.dtype)
     page_T = table_AP[row_T, position_T // size] + layer * pages
-    kv = kv.at[jnp.where(position_T < 0, kv.shape[0], page_T), position_T % size].set(new_TKH, mode="drop")
-    # The kernel takes heads as wide as the chip's lanes; smaller ones, of policies for tests, go the other way.
-    on_tpu = sharding.platform() == "tpu" and q_TNH.shape[-1] % _LANES == 0
-    on_cpu = sharding.platform() == "cpu"
-    attention = attend_pages_on_tpu if on_tpu else attend_pages_on_cpu if on_cpu else attend_pages
-    return kv, attention(q_TNH, kv, lengths_A, table_AP + layer * pages, starts_A, rows)[None]
+    entry_T = jnp.where(position_T < 0, cache.entries, page_T)
+    cache = cache.written(entry_T, position_T % size, k_STKH[0], v_STKH[0])
+    attend = _form(cache, q_TNH, len(lengths_A))
+    return cache, attend(q_TNH, cache, lengths_A, table_AP + layer * pages, starts_A, rows)[None]
 
 
-def stored(x: jax.Array, dtype) -> jax.Array:
-    """`x` as the cache holds it: float8 has no infinity, and would make a NaN of what is too large for it."""
-    if jnp.dtype(dtype).itemsize == 1:
-        limit = float(jnp.finfo(dtype).max)
-        x = jnp.clip(x, -limit, limit)
-    return x.astype(dtype)
+def _form(cache, q_TNH, rows):
+    """The fastest form of attention that the platform has for these arrays."""
+    platform, (tokens, _, width) = sharding.platform(), q_TNH.shape
+    # The kernels take heads as wide as the chip's lanes; smaller ones, of policies for tests, go the other way.
+    if platform == "tpu" and not cache.by_head and width % _LANES == 0:
+        return attend_pages_on_tpu
+    # That for GPUs reads a row's keys for each of its queries, rounds float32 to TF32, and takes no float8 as it is.
+    if platform == "gpu" and tokens == rows and cache.dtype == q_TNH.dtype == jnp.bfloat16 and width in _TRITON_WIDTHS:
+        return attend_pages_on_gpu
+    return attend_pages_on_cpu if platform == "cpu" and not cache.by_head else attend_pages
 
 
-def attend_pages_on_tpu(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
+def attend_pages_on_tpu(q_TNH, cache, lengths_A, table_AP, starts_A, rows):
     """jax's ragged paged attention. Its own choice of block sizes asks the local device, which may be none."""
     # Pallas is imported only where it is used: it takes long to import.
     from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 
+    (kv,) = cache.arrays
     # With a scale the kernel takes what it has read to the queries' dtype before it multiplies.
     scale = None if kv.dtype == q_TNH.dtype else 1.0
     return ragged_paged_attention(
@@ -99,15 +102,41 @@ def attend_pages_on_tpu(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
     )
 
 
+def attend_pages_on_gpu(q_TNH, cache, lengths_A, table_AP, starts_A, rows, *, interpret=False):
+    """jax's paged attention through Triton, made for single queries; `interpret` runs it without a GPU, for tests.
+
+    Each head of keys and values is a row of its own to the kernel, whose pages are then the cache's as they lie.
+    """
+    from jax.experimental.pallas.ops.gpu.paged_attention import paged_attention
+
+    (tokens, heads, width), kv_heads = q_TNH.shape, cache.kv_heads
+    ragged = Ragged(starts_A[None], lengths_A[None], rows[None], table_AP[None])
+    row_T, position_T = (x[0] for x in ragged.positions(tokens))
+    per = max(1, _KEY_BLOCK // cache.page_tokens)
+    splits = max(n for n in _KEY_SPLITS if n == 1 or n * per <= table_AP.shape[1])
+    table_TP = jnp.pad(table_AP, ((0, 0), (0, -table_AP.shape[1] % (per * splits))))[row_T]
+    table_TKP = table_TP[:, None] * kv_heads + jnp.arange(kv_heads)[:, None]
+    out = paged_attention(
+        (q_TNH * width**-0.5).reshape(tokens * kv_heads, heads // kv_heads, width),
+        *(x.reshape(1, -1, *x.shape[2:]) for x in cache.arrays),
+        table_TKP.reshape(tokens * kv_heads, -1),
+        jnp.repeat(position_T + 1, kv_heads),
+        pages_per_compute_block=per,
+        k_splits=splits,
+        interpret=interpret,
+    )
+    return out.reshape(q_TNH.shape)
+
+
 def attend_pages(
     q_TNH: Float[Array, "T N H"],
-    kv: Float[Array, "X page 2K H"],
+    cache: PagedCache,
     lengths_A: Int[Array, " A"],
     table_AP: Int[Array, "A P"],
     starts_A: Int[Array, " A+1"],
     rows: Int[Array, ""],
 ) -> Float[Array, "T N H"]:
-    """The same as the kernel, in jnp: softmax in float32, made up block by block of keys (arXiv:1805.02867).
+    """The same as the kernels, in jnp: softmax in float32, made up block by block of keys (arXiv:1805.02867).
 
     Reads only as many blocks as the longest row has. A block behind a row's end adds exactly nothing: a row's result
     does not depend on its neighbours, bit by bit.
@@ -115,11 +144,11 @@ def attend_pages(
     tokens, num_rows = q_TNH.shape[0], lengths_A.shape[0]
     block = 1 if tokens == num_rows else _QUERY_BLOCK
     token_BC, row_B, position_BC = _query_blocks(starts_A, lengths_A, rows, tokens, block)
-    per = max(1, _KEY_BLOCK // kv.shape[1])
+    per = max(1, _KEY_BLOCK // cache.page_tokens)
     table_AP = jnp.pad(table_AP, ((0, 0), (0, -table_AP.shape[1] % per)))
 
     def attend(token_BC, row_B, position_BC):
-        return _attend_blocks(q_TNH[token_BC], kv, table_AP[row_B], position_BC, per)
+        return _attend_blocks(q_TNH[token_BC], cache, table_AP[row_B], position_BC, per)
 
     # What is beyond the tokens is dropped.
     target_BC = jnp.where(position_BC < 0, tokens, token_BC)
@@ -138,7 +167,7 @@ def attend_pages(
     return jax.lax.fori_loop(0, -(-_used(position_BC) // _BLOCKS), some_blocks, jnp.zeros_like(q_TNH))
 
 
-def attend_pages_on_cpu(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
+def attend_pages_on_cpu(q_TNH, cache, lengths_A, table_AP, starts_A, rows):
     """The same as `attend_pages`, one block of queries after the other and one page at a time.
 
     Each page is read where it lies, once, and none behind the end of its row; pages that are gathered first are copied,
@@ -148,14 +177,14 @@ def attend_pages_on_cpu(q_TNH, kv, lengths_A, table_AP, starts_A, rows):
     block = 1 if tokens == num_rows else _QUERY_BLOCK
     token_BC, row_B, position_BC = _query_blocks(starts_A, lengths_A, rows, tokens, block)
     target_BC = jnp.where(position_BC < 0, tokens, token_BC)
-    together = block == 1 and q_TNH.shape[1] * kv.shape[2] * kv.shape[3] <= _MOST_ZEROS
+    together = block == 1 and q_TNH.shape[1] * 2 * cache.kv_heads * q_TNH.shape[2] <= _MOST_ZEROS
 
     def one_block(b, out_TNH):
         q_CNH, table_P, position_C = q_TNH[token_BC[b]], table_AP[row_B[b]], position_BC[b]
         if together:
-            part_CNH = _attend_at_once(q_CNH[0], kv, table_P, position_C[0])[None]
+            part_CNH = _attend_at_once(q_CNH[0], cache.arrays[0], table_P, position_C[0])[None]
         else:
-            part_CNH = _attend_blocks(q_CNH[None], kv, table_P[None], position_C[None], 1)[0]
+            part_CNH = _attend_blocks(q_CNH[None], cache, table_P[None], position_C[None], 1)[0]
         return out_TNH.at[target_BC[b]].set(part_CNH, mode="drop")
 
     return jax.lax.fori_loop(0, _used(position_BC), one_block, jnp.zeros_like(q_TNH))
@@ -192,25 +221,17 @@ def _attend_at_once(q_NH, kv, table_P, position):
     return (out_NH / jnp.maximum(total_N, 1e-30)[:, None]).astype(q_NH.dtype)
 
 
-def _attend_blocks(q_BCNH, kv, table_BP, position_BC, per):
+def _attend_blocks(q_BCNH, cache, table_BP, position_BC, per):
     """Attention of blocks of queries, each over the pages of its row, `per` pages at a time; position -1 is padding."""
     num_blocks, block, heads, width = q_BCNH.shape
-    size, kv_heads = kv.shape[1], kv.shape[2] // 2
+    size, kv_heads = cache.page_tokens, cache.kv_heads
     q_BKGCH = q_BCNH.reshape(num_blocks, block, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)
     q_BKGCH = q_BKGCH * width**-0.5
-    # Whole pages as rows, whose numbers are not checked: half the time of a gather of four dimensions on a CPU.
-    pages_XW = kv.reshape(kv.shape[0], -1).at
-
-    def read(numbers_BP):
-        if numbers_BP.size == 1:
-            return jax.lax.dynamic_index_in_dim(kv, numbers_BP[0, 0])
-        return pages_XW[numbers_BP].get(mode="promise_in_bounds")
 
     def add_block(i, state):
         best, total, out = state
-        numbers_BP = jax.lax.dynamic_slice_in_dim(table_BP, i * per, per, axis=1)
-        pages_BPSKVH = read(numbers_BP).reshape(-1, per, size, kv_heads, 2, width)
-        keys, values = (pages_BPSKVH[..., j, :].astype(q_BCNH.dtype) for j in range(2))
+        read = cache.read(jax.lax.dynamic_slice_in_dim(table_BP, i * per, per, axis=1))
+        keys, values = (x.astype(q_BCNH.dtype) for x in read)
         at_PS = (i * per * size + jnp.arange(per * size)).reshape(per, size)
         seen = at_PS <= position_BC[:, None, None, :, None, None]
         scores = jnp.einsum("bkgch,bpskh->bkgcps", q_BKGCH, keys, preferred_element_type=jnp.float32)

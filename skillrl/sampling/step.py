@@ -191,7 +191,9 @@ def _take_chunk(policy, cache, batch):
 
 
 def _copy_pages(cfg, cache, from_SA, to_SA):
-    replicas, rows = from_SA.shape
-    kv = cache.kv.reshape(replicas, cfg.layers, -1, *cache.kv.shape[1:])
-    copied = jax.vmap(lambda kv, source_A, target_A: kv.at[:, target_A].set(kv[:, source_A], mode="drop"))
-    return PagedCache(copied(kv, from_SA, to_SA).reshape(cache.kv.shape)).placed()
+    def copied(pages):
+        by_layer = pages.reshape(len(from_SA), cfg.layers, -1, *pages.shape[1:])
+        copy = jax.vmap(lambda x, source_A, target_A: x.at[:, target_A].set(x[:, source_A], mode="drop"))
+        return copy(by_layer, from_SA, to_SA).reshape(pages.shape)
+
+    return jax.tree.map(copied, cache).placed()

@@ -1,12 +1,12 @@
 """Every kernel of packed rows against one naive softmax, in values and gradients, on one device and on meshes."""
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gpu import gpu_mesh
 
 from skillrl import sharding
 from skillrl.models.attention import packed_attention
@@ -152,11 +152,6 @@ def test_the_triton_kernel_lowers_for_cuda():
     attention = functools.partial(triton_attention, interpret=False)
     program = jax.jit(lambda *inputs: outputs(attention, *inputs))
     unsafe = [export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]  # no promise that it stays stable
-    # From jax 0.12 on the kernel asks which GPU it is for; jax 0.9 describes a device without its platform.
-    fields = {"device_kind": "NVIDIA H100 80GB HBM3", "num_cores": None, "platform": "gpu"}
-    known = inspect.signature(jax.sharding.AbstractDevice).parameters
-    gpu = jax.sharding.AbstractDevice(**{name: value for name, value in fields.items() if name in known})
-    mesh = jax.sharding.AbstractMesh((), (), abstract_device=gpu)
-    with jax.sharding.use_abstract_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(gpu_mesh()):
         lowered = export.export(program, platforms=["cuda"], disabled_checks=unsafe)(q, k, v, ids).mlir_module()
     assert 'name = "mha_forward"' in lowered and 'name = "mha_backward"' in lowered

@@ -62,12 +62,16 @@ def test_positions_by_hand():
     assert rows[0, :5].tolist() == [0, 0, 2, 2, 2]
 
 
+LAYOUTS = pytest.mark.parametrize("by_head", [False, True], ids=["interleaved", "by head"])
+
+
+@LAYOUTS
 @pytest.mark.parametrize("schedule", [[(9, 5), (1, 1), (1, 1)], [(7, 20), (16, 1), (0, 2)], [(23, 7)]], ids=str)
-def test_decoding_gives_the_packed_logprobs(cfg, policy, schedule):
+def test_decoding_gives_the_packed_logprobs(cfg, policy, schedule, by_head):
     """Ragged chunks and single steps, over pages in any order."""
     tokens, table = some_tokens(2, 24), np.random.default_rng(1).permutation(2 * WIDTH).reshape(2, WIDTH)
     want = np.asarray(packed(policy, tokens))
-    cache, lengths = PagedCache.create(cfg, 2 * WIDTH, PAGE), np.zeros(2, int)
+    cache, lengths = PagedCache.create(cfg, 2 * WIDTH, PAGE, by_head=by_head), np.zeros(2, int)
     for counts in schedule:
         lengths = lengths + counts
         got, cache = decode(policy, cache, tokens, counts, lengths, table)
@@ -75,43 +79,48 @@ def test_decoding_gives_the_packed_logprobs(cfg, policy, schedule):
             np.testing.assert_allclose(logprobs, want[row, length - count : length], atol=1e-4)
 
 
-def test_padding_is_written_nowhere(cfg, policy):
-    cache = PagedCache.create(cfg, 4, PAGE)
+@LAYOUTS
+def test_padding_is_written_nowhere(cfg, policy, by_head):
+    cache = PagedCache.create(cfg, 4, PAGE, by_head=by_head)
     _, after = decode(policy, cache, some_tokens(2, 8), (3, 0), (3, 0), [[2, 3], [0, 1]], size=16)
-    written = np.asarray(after.kv).any(axis=(2, 3)).reshape(cfg.layers, 4, PAGE)
-    for layer in written:
-        assert [page.any() for page in layer] == [False, False, True, False]
-        assert layer[2].tolist() == [True] * 3 + [False] * 5
+    for written in after.arrays:
+        written = np.asarray(written).any(axis=(1, 3) if by_head else (2, 3)).reshape(cfg.layers, 4, PAGE)
+        for layer in written:
+            assert [page.any() for page in layer] == [False, False, True, False]
+            assert layer[2].tolist() == [True] * 3 + [False] * 5
 
 
-def test_what_is_stale_changes_nothing(cfg, policy):
+@LAYOUTS
+def test_what_is_stale_changes_nothing(cfg, policy, by_head):
     """Neither what stands in the pages from before, nor what other rows do: bit by bit."""
-    tokens = some_tokens(3, 40)
-    clean, _ = decode(
-        policy, PagedCache.create(cfg, 18, PAGE), tokens, (20, 0, 0), (20, 0, 0), np.zeros((3, 6)) + range(6)
-    )
-    noise = jax.random.normal(jax.random.key(1), PagedCache.create(cfg, 18, PAGE).kv.shape) * 100
+    tokens, empty = some_tokens(3, 40), PagedCache.create(cfg, 18, PAGE, by_head=by_head)
+    clean, _ = decode(policy, empty, tokens, (20, 0, 0), (20, 0, 0), np.zeros((3, 6)) + range(6))
+    noise = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape) * 100, empty)
     table = np.arange(18).reshape(3, 6)
-    among, _ = decode(policy, PagedCache(noise), tokens, (20, 11, 1), (20, 11, 40), table)
+    among, _ = decode(policy, noise, tokens, (20, 11, 1), (20, 11, 40), table)
     np.testing.assert_array_equal(clean[0], among[0])
 
 
-def test_what_is_not_finite_never_gets_into_pages(cfg, policy):
+@LAYOUTS
+def test_what_is_not_finite_never_gets_into_pages(cfg, policy, by_head):
     params = models.split(policy)
     broken = models.merge(cfg, dict(params, embed_VD=params["embed_VD"] * jnp.nan))
-    logprobs, cache = decode(broken, PagedCache.create(cfg, 4, PAGE), some_tokens(1, 8), (5,), (5,), [[0, 1]])
+    empty = PagedCache.create(cfg, 4, PAGE, by_head=by_head)
+    logprobs, cache = decode(broken, empty, some_tokens(1, 8), (5,), (5,), [[0, 1]])
     assert np.isnan(logprobs[0]).all()
-    assert np.isfinite(cache.kv).all()
+    assert all(np.isfinite(x).all() for x in cache.arrays)
 
 
-def test_decoding_updates_the_cache_in_place(cfg, policy):
-    cache = PagedCache.create(cfg, 8, PAGE)
+@LAYOUTS
+def test_decoding_updates_the_cache_in_place(cfg, policy, by_head):
+    cache = PagedCache.create(cfg, 8, PAGE, by_head=by_head)
     ragged = ragged_of((1, 1), (9, 3), np.arange(8).reshape(2, 4))
     step = jax.jit(lambda c: policy.decode(jnp.zeros((1, 2), jnp.int32), ragged, c)[1], donate_argnums=0)
-    assert step.lower(cache).compile().memory_analysis().alias_size_in_bytes >= cache.kv.nbytes
+    assert step.lower(cache).compile().memory_analysis().alias_size_in_bytes >= sum(x.nbytes for x in cache.arrays)
 
 
 def attention_inputs(counts, lengths, *, heads=4, kv_heads=2, width=16, tokens=32):
+    """Queries, keys and values as the kernel for TPUs takes them, and the rows."""
     rng = np.random.default_rng(0)
     rows, pages = len(counts), len(counts) * WIDTH
     return (
@@ -124,20 +133,41 @@ def attention_inputs(counts, lengths, *, heads=4, kv_heads=2, width=16, tokens=3
     )
 
 
+def interleaved(kv):
+    return PagedCache((kv,))
+
+
+def by_head(kv):
+    return PagedCache(tuple(kv[:, :, j::2].swapaxes(1, 2) for j in range(2)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def attend(form, q, kv, *rest):
+    """With one of FORMS."""
+    function, layout = form
+    return function(q, layout(kv), *rest)
+
+
 RAGGED = [((1, 1, 1, 1), (1, 48, 17, 8)), ((20, 1, 7, 1), (20, 33, 40, 8))]
-FORMS = [paged.attend_pages, paged.attend_pages_on_cpu]
+FORMS = [
+    (paged.attend_pages, interleaved),
+    (paged.attend_pages, by_head),
+    (paged.attend_pages_on_cpu, interleaved),
+    (functools.partial(paged.attend_pages_on_gpu, interpret=True), by_head),
+]
+FORM_NAMES = ["jnp", "jnp by head", "CPU", "GPU"]
 
 
-@pytest.mark.parametrize("attend", FORMS)
+@pytest.mark.parametrize("form", FORMS, ids=FORM_NAMES)
 @pytest.mark.parametrize("sizes", [{}, {"heads": 16, "kv_heads": 8, "width": 128}], ids=["few heads", "many heads"])
 @pytest.mark.parametrize(
     ("counts", "lengths", "tokens"), [(*RAGGED[0], 4), (*RAGGED[0], 32), (*RAGGED[1], 32)], ids=str
 )
-def test_attention_over_pages_is_that_of_the_kernels_reference(attend, sizes, counts, lengths, tokens):
+def test_attention_over_pages_is_that_of_the_kernels_reference(form, sizes, counts, lengths, tokens):
     inputs = attention_inputs(counts, lengths, tokens=tokens, **sizes)
     *arrays, rows = inputs
     want = ref_ragged_paged_attention(*arrays, rows[None], sm_scale=inputs[0].shape[-1] ** -0.5)
-    np.testing.assert_allclose(attend(*inputs)[: len(want)], want, atol=1e-5)
+    np.testing.assert_allclose(attend(form, *inputs)[: len(want)], want, atol=1e-5)
 
 
 @pytest.fixture
@@ -170,14 +200,15 @@ def test_the_kernel_for_tpus_agrees_with_the_reference_and_with_our_forms(
     inputs = q.astype(dtype), kv.astype(cache_dtype), *rest
     scale = None if dtype == cache_dtype else 1.0
     reference = ref_ragged_paged_attention(*inputs, rows[None], sm_scale=128**-0.5, k_scale=scale, v_scale=scale)
-    got = np.asarray(paged.attend_pages_on_tpu(*inputs, rows), np.float32)
-    for want in (reference, *(attend(*inputs, rows) for attend in FORMS)):
+    got = np.asarray(attend((paged.attend_pages_on_tpu, interleaved), *inputs, rows), np.float32)
+    forms = [form for form in FORMS if cache_dtype == dtype or form is not FORMS[-1]]
+    for want in (reference, *(attend(form, *inputs, rows) for form in forms)):
         np.testing.assert_allclose(got, np.asarray(want, np.float32), atol=1e-5 if dtype == "float32" else 2e-2)
 
 
-@pytest.mark.parametrize("attend", FORMS)
-def test_a_row_s_attention_is_the_same_bits_beside_others(attend):
+@pytest.mark.parametrize("form", FORMS, ids=FORM_NAMES)
+def test_a_row_s_attention_is_the_same_bits_beside_others(form):
     q, kv, lengths, table, starts, rows = attention_inputs((1, 1, 1, 1), (17, 48, 1, 8), tokens=4)
-    beside = attend(q, kv, lengths, table, starts, rows)
-    alone = attend(q, kv, lengths * (jnp.arange(4) == 0), table, starts, rows)
+    beside = attend(form, q, kv, lengths, table, starts, rows)
+    alone = attend(form, q, kv, lengths * (jnp.arange(4) == 0), table, starts, rows)
     np.testing.assert_array_equal(alone[0], beside[0])

@@ -561,6 +561,6 @@ def test_a_coarser_cache_keeps_the_log_probs_within_its_bound(dtype, least, most
     d = np.concatenate(
         [learner_logprobs(params, stream)[-40:] - turn.logprobs for stream, (turn,) in asyncio.run(run())]
     )
-    assert engine._cache.kv.dtype == dtype
+    assert engine._cache.dtype == dtype
     assert least < (np.expm1(d) - d).mean() < most
     assert least < (np.expm1(d) - d).mean() < most

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gpu import gpu_mesh
 
 from skillrl.models.cache import PagedCache
 from skillrl.models.config import ModelConfig
@@ -92,5 +93,26 @@ def test_a_call_copies_no_cache():
     cache = jax.eval_shape(lambda: PagedCache.create(cfg, 20_000, 8))
     batch = batch_of([Plan(())], shapes, 12, 20_000, (5,))
     memory = step.step.lower(cfg, 4, abstract_params(cfg), cache, batch).compile().memory_analysis()
-    assert memory.alias_size_in_bytes >= cache.kv.size * 4
-    assert memory.temp_size_in_bytes < cache.kv.size * 4 / 10
+    (kv,) = cache.arrays
+    assert memory.alias_size_in_bytes >= kv.size * 4
+    assert memory.temp_size_in_bytes < kv.size * 4 / 10
+
+
+def test_the_step_lowers_for_gpus_with_the_kernel():
+    """Two replicas of two chips each, to Triton's language; to compile that takes a GPU."""
+    shape = dict(vocab=256, embed=256, layers=2, q_heads=4, kv_heads=2, head_dim=128, mlp=256)
+    shapes = Shapes(rows=(8,), chunks=(32,), page_tokens=16)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), batch_of([Plan(())] * 2, shapes, 8, 64, (0,))
+    )
+
+    def lowered(dtype):
+        cfg = ModelConfig(**shape, dtype=dtype)
+        cache = jax.eval_shape(lambda: PagedCache.create(cfg, 64, 16, replicas=2))
+        assert cache.by_head
+        traced = step.step.trace(cfg, 4, abstract_params(cfg), cache, batch)
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    with jax.sharding.use_abstract_mesh(gpu_mesh(fsdp=2, tensor=2)):
+        assert "paged_attention" in lowered("bfloat16")
+        assert "paged_attention" not in lowered("float32")

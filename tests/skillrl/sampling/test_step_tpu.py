@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -31,11 +29,9 @@ CFG = ModelConfig(
 def test_the_step_compiles_for_tpus_with_the_kernel(name, dtype):
     """Two replicas of two chips each; the cache is updated in place."""
     mesh = sharding.make_mesh({"fsdp": 2, "tensor": 2}, devices=make_topology(name).devices[:4])
-    place = sharding.named(mesh, "batch", None, "kv_heads", None)
-    cache = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        jax.eval_shape(functools.partial(PagedCache.create, CFG, 64, 128, replicas=2, dtype=dtype)),
-    )
+    cache = jax.eval_shape(lambda: PagedCache.create(CFG, 64, 128, replicas=2, dtype=dtype, by_head=False))
+    place = sharding.named(mesh, *cache.logical_axes())
+    cache = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), cache)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding.named(mesh)),
         batch_of([Plan(())] * 2, SHAPES, 8, 64, (0,)),
@@ -44,4 +40,5 @@ def test_the_step_compiles_for_tpus_with_the_kernel(name, dtype):
         lowered = step.step.lower(CFG, 16, abstract_params(CFG, mesh), cache, batch)
         assert lowered.as_text().count("tpu_custom_call") >= 2
         memory = lowered.compile().memory_analysis()
-    assert memory.alias_size_in_bytes >= cache.kv.size * cache.kv.dtype.itemsize / 4
+    (kv,) = cache.arrays
+    assert memory.alias_size_in_bytes >= kv.size * kv.dtype.itemsize / 4
