@@ -164,7 +164,8 @@ def test_a_host_too_slow_for_the_correct_tree_is_no_reward(desk):
         return desk.loop.run(grade(dataclasses.replace(request, environment=environment), desk.runner))
 
     assert within(20.0).reward == 0.0
-    slow = within(0.05)
+    # Less than any interpreter takes to start.
+    slow = within(0.005)
     assert (slow.reward, slow.reason) == (None, "infra") and "the correct tree ran out of its time too" in slow.detail
 
 
