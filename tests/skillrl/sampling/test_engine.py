@@ -563,4 +563,3 @@ def test_a_coarser_cache_keeps_the_log_probs_within_its_bound(dtype, least, most
     )
     assert engine._cache.dtype == dtype
     assert least < (np.expm1(d) - d).mean() < most
-    assert least < (np.expm1(d) - d).mean() < most
