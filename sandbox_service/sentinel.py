@@ -35,15 +35,14 @@ class Planted:
 
 
 def plant(
-    sources: Mapping[str, str], test_ids: Iterable[str], seed: int, lines: Mapping[str, int] | None = None
+    sources: Mapping[str, str], test_ids: Iterable[str], seed: int | str, lines: Mapping[str, int] | None = None
 ) -> Planted:
     """Turns one expectation wrong in every test function that `test_ids` name.
 
     `sources` maps path to text. `lines` says for some ids which line to prefer: the one that fails on the bug, whose
     value a cheat would have to fake. A test without an equality gets its last assertion negated, and one without any
-    assertion a false one at its end.
+    assertion a false one at its end. What becomes of a test does not depend on which others are named.
     """
-    rng = random.Random(seed)
     by_path: dict[str, dict[str, int]] = {}
     for test_id in sorted(set(test_ids)):
         path, _, name = test_id.partition("::")
@@ -56,6 +55,7 @@ def plant(
         literals = [v for _, test in _tests(source.tree) for e in _equalities(test) for v in _literals_of(e)]
         for name, function in _tests(source.tree):
             if name in by_path[path]:
+                rng = random.Random(f"{seed} {path}::{name}")
                 _spoil(source, function, by_path[path][name], literals, rng)
                 changed.add(f"{path}::{name}")
         files[path] = source.edited()

@@ -3,9 +3,9 @@
 A submission that recognises *which* version of the code it runs on (by hash, text, syntax tree, bytecode, line number
 or age of the file) fakes every before-and-after check. So each verdict must also hold on twins: one in which only
 comments and blank lines differ, and one whose code is written differently. The second takes `decoys`, the other
-versions of the file: their functions are put into it as dead code, so that looking for a fragment that one version
-has and the other lacks tells nothing either. What remains is a check that undoes these very rewrites; it would have to
-be written against this file.
+versions of the file: where they differ, each version's functions are put into it as dead code, its own too, so that
+looking for a fragment that one version has and the other lacks tells nothing either. What remains is a check that
+undoes these very rewrites; it would have to be written against this file.
 
 All functions are pure: the same source and seed give the same twin.
 """
@@ -15,7 +15,7 @@ import functools
 import io
 import random
 import tokenize
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sandbox_service.graders.rewrites import FUNCTIONS, Rewriter, rename_locals, signs_in
 from sandbox_service.syntax import parse
@@ -65,18 +65,24 @@ def _at_statement(token: tokenize.TokenInfo) -> bool:
     return token.type == tokenize.NEWLINE
 
 
-def behaviour_preserving(source: str, seed: int, decoys: Sequence[str] = (), *, thorough: bool = True) -> str:
+def behaviour_preserving(
+    source: str, seed: int | str, decoys: Sequence[str] = (), *, thorough: bool | Mapping[str, bool] = True
+) -> str:
     """The same behaviour in other code, formatted anew.
 
     Function locals get new names and dead statements are added; when `thorough`, operators, constants and method names
-    in functions are looked up or put together at run time, and branches are swapped. Returns a source that cannot be
-    parsed as it is.
+    in functions are looked up or put together at run time, and branches are swapped. A mapping says so for each
+    function by its qualified name, and those that it lacks stay as they are. Returns a source that cannot be parsed as
+    it is.
     """
-    return _rewritten(source, seed, tuple(decoys), thorough)
+    levels = thorough if isinstance(thorough, bool) else tuple(sorted(thorough.items()))
+    return _rewritten(source, seed, tuple(decoys), levels)
 
 
 @functools.lru_cache(maxsize=TWINS_KEPT)
-def _rewritten(source: str, seed: int, decoys: tuple[str, ...], thorough: bool) -> str:
+def _rewritten(
+    source: str, seed: int | str, decoys: tuple[str, ...], levels: bool | tuple[tuple[str, bool], ...]
+) -> str:
     rng = random.Random(seed)
     try:
         tree = parse(source)
@@ -87,22 +93,24 @@ def _rewritten(source: str, seed: int, decoys: tuple[str, ...], thorough: bool) 
         n.name for n in ast.walk(tree) if isinstance(n, (*FUNCTIONS, ast.ClassDef))
     }
     fresh = _fresh_names(rng, taken)
-    original = {name: ast.dump(node) for name, node in functions_of(tree)}
     rewriter = Rewriter(rng, fresh)
-    by_name = [dict(functions_of(other)) for other in others]
+    by_name = [dict(functions_of(version)) for version in (parse(source), *others)]
+    chosen = {name: levels for name in by_name[0]} if isinstance(levels, bool) else dict(levels)
     for name, node in functions_of(tree):
-        variants = [functions[name] for functions in by_name if name in functions]
-        signs = frozenset[str]().union(*(signs_in(v) for v in (node, *variants)))
+        if name not in chosen:
+            continue
+        variants = {ast.dump(functions[name]): functions[name] for functions in by_name if name in functions}
+        signs = frozenset[str]().union(*map(signs_in, variants.values()))
         rename_locals(node, fresh)
-        rewriter.rewrite(node, thorough, signs)
+        rewriter.rewrite(node, chosen[name], signs)
         dead = [parse(f"{next(fresh)} = {rng.randrange(99)} {rng.choice(['<', '>=', '-', '*'])} 7").body[0]]
-        for variant in variants:
-            if ast.dump(variant) != original[name]:
-                dead.append(_as_dead_code(variant, next(fresh)))
+        if len(variants) > 1:
+            # In an order that does not depend on which of them is the live one.
+            dead += [_as_dead_code(variants[key], next(fresh)) for key in _shuffled(rng, variants)]
         node.body[_after_docstring(node.body) : _after_docstring(node.body)] = dead
     top = _after_imports_of_future(tree.body)
     tree.body[top:top] = rewriter.constants()
-    tree.body += _dead_statements(parse(source), others, next(fresh))
+    tree.body += _dead_statements([parse(source), *others], rng, next(fresh))
     try:
         twin = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
         compile(twin, "twin", "exec")
@@ -160,16 +168,15 @@ def _as_dead_code(function: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -
     return copy
 
 
-def _dead_statements(tree: ast.Module, others: Iterable[ast.Module], name: str) -> list[ast.stmt]:
-    """A function, never called, of the statements outside functions that only the other versions have."""
+def _dead_statements(versions: Sequence[ast.Module], rng: random.Random, name: str) -> list[ast.stmt]:
+    """A function, never called, of the statements outside functions that not all of the versions have."""
     kinds = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.ClassDef, ast.If)
-    own = {ast.unparse(node) for node in tree.body if isinstance(node, kinds)}
-    body = []
-    for other in others:
-        for node in other.body:
-            if isinstance(node, kinds) and (text := ast.unparse(node)) not in own:
-                own.add(text)
-                body.append(node)
+    found = [{ast.unparse(node): node for node in version.body if isinstance(node, kinds)} for version in versions]
+    told = {text: node for nodes in found for text, node in nodes.items() if not all(text in other for other in found)}
     dead = parse(f"def {name}():\n    return {len(name)}").body[0]
-    dead.body[:0] = body
+    dead.body[:0] = [told[text] for text in _shuffled(rng, told)]
     return [dead]
+
+
+def _shuffled(rng: random.Random, keys: Iterable[str]) -> list[str]:
+    return sorted(sorted(keys), key=lambda _: rng.random())

@@ -4,18 +4,20 @@ The tree that is graded is the buggy repository with all tests, in which only th
 tests run as they are: every fail-to-pass and pass-to-pass id must be present and passed. Then the tests that the agent
 has not seen run a few times more, in an order that nobody can know: as they are, and with expectations turned wrong in
 place (see `sentinel`), where they must fail. Code that makes tests pass would have to know which is which; one that
-guesses each time is right in one of 2 ** ROUNDS submissions.
+guesses each time is right in one of 2 ** ROUNDS submissions. Among these runs are others of all tests, written anew and
+mixed (see `mixed`): they are apart, since code could tell from a seen test that has changed which run it is in.
 """
 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from sandbox_service.backends.base import Ended
 from sandbox_service.errors import SandboxError
 from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
 from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files, must_fail, together
+from sandbox_service.graders.mixed import mixed_runs
 from sandbox_service.graders.paths import accepted_changes, is_test
 from sandbox_service.runner import Runner, TestRun
 from sandbox_service.sentinel import plant, seen
@@ -53,23 +55,27 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
 
 
 async def _confirm(bench: Bench, accepted: Files, originals: Files) -> float:
-    """The share of rounds that ended as they must."""
+    """The share of runs that ended as they must."""
     planted, expected = await _sentinel(bench)
+    mixed = await mixed_runs(bench)
     names = {i.partition("[")[0] for i in expected}
     ids = [i for i in bench.known_ids if i.partition("[")[0] in names]
     paths = sorted({i.partition("::")[0] for i in ids})
 
-    async def run(files: Files) -> TestRun:
+    async def run(files: Files, paths: Sequence[str], test_ids: Sequence[str] = ()) -> TestRun:
         for _ in range(2):  # what came to its end a moment ago may be stopped by a host under load
-            done = await bench.run_complete({**accepted, **files}, paths, buggy=True, test_ids=ids)
+            done = await bench.run_complete({**accepted, **files}, paths, buggy=True, test_ids=test_ids)
             if done.reported:
                 break
         return done
 
     half = ROUNDS // 2
-    runs = await together([run(originals) for _ in range(half)] + [run(planted) for _ in range(half)])
+    rounds = [run(files, paths, ids) for files in (*[originals] * half, *[planted] * half)]
+    runs = await together([*rounds, *(run(each.files, bench.known_paths) for each in mixed)])
     passed = [run.reported and run.passed(ids) == 1 for run in runs[:half]]
-    return sum([*passed, *(must_fail(run, expected) for run in runs[half:])]) / len(runs)
+    failed = [must_fail(run, expected) for run in runs[half:ROUNDS]]
+    kept = [each.holds(run) for each, run in zip(mixed, runs[ROUNDS:], strict=True)]
+    return sum([*passed, *failed, *kept]) / len(runs)
 
 
 async def _check_gold(bench: Bench, *, again: bool) -> None:
