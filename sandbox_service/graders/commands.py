@@ -3,28 +3,26 @@
 The command runs in a fresh workspace over the buggy repository with all of its tests, in which only the agent's source
 files are put; the tests' own files are written last. Its output is parsed (`parsers`) and judged (`rules`) with the
 exit status. Then it runs a few times more, in an order that nobody can know: as it is, and with expectations turned
-wrong in the test files, where the tests that are proven to fail by that on the correct tree must be reported as failed
-here too. Else the results were made up; one that guesses each time is right in one of 2 ** ROUNDS submissions.
+wrong in what the agent has not seen of the test files, where the tests that are proven to fail by that on the correct
+tree must be reported as failed here too. Else the results were made up; one that guesses each time is right in one of
+2 ** ROUNDS submissions. Among these runs are others with all tests mixed, right and wrong (see `mixed`).
 """
 
-import ast
+import asyncio
 import hashlib
 import json
-import math
-import random
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from sandbox_service.backends.base import Ended, Limits, Workspace
 from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
 from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files, together
+from sandbox_service.graders.mixed import RUNS, VARIANTS, hidden
 from sandbox_service.graders.parsers import PARSERS
 from sandbox_service.graders.paths import accepted_changes, is_test
 from sandbox_service.graders.rules import BAD, PASSED, RULES, Verdict, judge, status_of
+from sandbox_service.graders.spoiling import mixtures, spoil
 from sandbox_service.runner import LOG_KEPT_CHARACTERS, Runner
-from sandbox_service.sentinel import plant
-from sandbox_service.syntax import parse
 
 # The log of a large suite; what is longer cannot be judged.
 LOG_BYTES = 32 << 20
@@ -32,8 +30,8 @@ LOG_BYTES = 32 << 20
 ROUNDS = 6
 # Where so many would take longer than this, one after the other, there are only two: some suites run for half an hour.
 ROUNDS_S = 900.0
-_LITERAL = re.compile(r"""\d+|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'""")
-_ASSERTION = re.compile(r"assert|expect|should|require|equal|assert_eq|\bEQ\b|CHECK|\bwant", re.IGNORECASE)
+# Written anew and mixed at most so often, each time more like the real ones.
+MIXTURES = 3
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,21 @@ class CommandRun:
     results: Mapping[str, str]
     log: str
     wall_s: float = 0.0
+
+    def shows(self, passing: Collection[str], failing: Collection[str]) -> bool:
+        good, bad = (
+            all(self.results.get(i) in wanted for i in ids) for ids, wanted in ((passing, PASSED), (failing, BAD))
+        )
+        return self.complete and good and bad
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Test files, and what is proven to come of them on the correct tree."""
+
+    files: Files
+    passing: frozenset[str]
+    failing: frozenset[str]
 
 
 async def grade(request: GradeRequest, runner: Runner) -> Grade:
@@ -118,8 +131,9 @@ class _Attempt:
         return CommandRun(done.ended, complete, done.exit_code, results, log[-LOG_KEPT_CHARACTERS:], done.wall_s)
 
     async def confirm(self, accepted: Files, rounds: int) -> float:
-        """The share of rounds that ended as they must."""
+        """The share of runs that ended as they must."""
         planted, expected = await self.sentinel()
+        mixed = await self.mixed(min(rounds, RUNS))
 
         async def run(tests: Files) -> CommandRun:
             for _ in range(2):  # what came to its end a moment ago may be stopped by a host under load
@@ -129,10 +143,11 @@ class _Attempt:
             return done
 
         half = rounds // 2
-        runs = await together([run(self.tests) for _ in range(half)] + [run(planted) for _ in range(half)])
+        runs = await together(map(run, (*[self.tests] * half, *[planted] * half, *(m.files for m in mixed))))
         right = [self.judge(done).solved for done in runs[:half]]
-        wrong = [done.complete and all(done.results.get(i) in BAD for i in expected) for done in runs[half:]]
-        return sum([*right, *wrong]) / len(runs)
+        wrong = [done.shows((), expected) for done in runs[half:rounds]]
+        kept = [done.shows(m.passing, m.failing) for done, m in zip(runs[rounds:], mixed, strict=True)]
+        return sum([*right, *wrong, *kept]) / len(runs)
 
     async def gold(self, tests: Files) -> CommandRun:
         """The command on the correct tree; nothing of an agent is in it, so it is made once."""
@@ -157,20 +172,45 @@ class _Attempt:
                 f"{run.exit_code}): {run.log[-500:]}"
             )
 
+    async def _known(self) -> frozenset[str]:
+        results = (await self.gold(self.tests)).results
+        return frozenset(results) & {*self._instance.fail_to_pass, *self._instance.pass_to_pass}
+
     async def sentinel(self) -> tuple[Files, list[str]]:
-        """Test files with wrong expectations, and the ids that are proven to fail for them on the correct tree."""
-        ids = (*self._instance.fail_to_pass, *self._instance.pass_to_pass)
-        known = {i for i in ids if i in (await self.gold(self.tests)).results}
-        for attempt in range(SENTINEL_VARIANTS):
-            seed = (self.bench.seed + attempt) % SENTINEL_VARIANTS
-            planted = {**self.tests, **spoil(self.tests, ids, seed, attempt)}
-            results = (await self.gold(planted)).results
-            # Reported as failed, not absent: the files must still compile and be collected.
-            failing = sorted(i for i in known if results.get(i) in BAD)
-            # Without one of these, a cheat that turns just the tests of the bug green would not be seen.
-            if set(failing) & set(self._instance.fail_to_pass):
-                return planted, failing
+        """Test files with wrong expectations, and the ids that are proven to fail for them on the correct tree.
+
+        Only in what the agent has not seen, where that can be: elsewhere it could see which are wrong.
+        """
+        known = await self._known()
+        for visible in (self.bench.start, None):
+            for attempt in range(SENTINEL_VARIANTS):
+                seed = (self.bench.seed + attempt) % SENTINEL_VARIANTS
+                planted = {**self.tests, **spoil(self.tests, known, seed, attempt, visible)}
+                results = (await self.gold(planted)).results
+                # Reported as failed, not absent: the files must still compile and be collected.
+                failing = sorted(i for i in known if results.get(i) in BAD)
+                # Without one of these, a cheat that turns just the tests of the bug green would not be seen.
+                if set(failing) & set(self._instance.fail_to_pass):
+                    return planted, failing
         raise TaskFault(f"{self._instance.instance_id}: its tests do not fail when their expectations are wrong")
+
+    async def mixed(self, count: int) -> list[Mixture]:
+        """The mixtures of the first attempt that shows each test both right and wrong, or of that which shows most."""
+        known, best, most = await self._known(), [], -1
+        seed = f"{hidden(self.bench)} {self.bench.seed % VARIANTS}"
+        for attempt in range(MIXTURES):
+            files = await asyncio.to_thread(mixtures, self.tests, known, seed, attempt, count)
+            runs = [await self.gold(f) for f in files]
+            made = [
+                Mixture(f, *(frozenset(i for i in known if run.results.get(i) in s) for s in (PASSED, BAD)))
+                for f, run in zip(files, runs, strict=True)
+            ]
+            passing, failing = (frozenset().union(*(getattr(m, k) for m in made)) for k in ("passing", "failing"))
+            if len(passing & failing) > most:
+                best, most = made, len(passing & failing)
+            if passing & failing == known:
+                break
+        return [m for m in best if m.passing or m.failing]
 
 
 async def _write(workspace: Workspace, files: Files) -> None:
@@ -185,64 +225,3 @@ async def _write(workspace: Workspace, files: Files) -> None:
 def _script(setup: str, command: str) -> str:
     """The setup with its output unread, then the command; the exit status is the command's."""
     return f"exec 3>&1 4>&2 >/dev/null 2>&1\n{setup}\nexec >&3 2>&4 3>&- 4>&-\n{command}\n"
-
-
-def spoil(tests: Files, test_ids: Iterable[str], seed: int, attempt: int = 0) -> Files:
-    """The test files that could be given wrong expectations, with them.
-
-    Python files get one in every test function that an id names (from the third attempt on: in every one, for ids may
-    be docstrings), others a wrong literal in all lines that look like assertions (then in half of them, and so on: one
-    of them may keep the file from compiling). What really fails is found by running the files on the correct tree.
-    """
-    named = "\n".join(test_ids)
-    spoilt: Files = {}
-    for path, data in sorted(tests.items()):
-        text = _text(data)
-        if text is None:
-            continue
-        if path.endswith(".py"):
-            new = _spoil_python(path, text, named if attempt < 2 else None, seed)
-        else:
-            new = _spoil_text(text, seed, 0.5**attempt)
-        if new != text:
-            spoilt[path] = new.encode()
-    return spoilt
-
-
-def _text(data: bytes | None) -> str | None:
-    try:
-        return data.decode() if data is not None else None
-    except UnicodeDecodeError:
-        return None
-
-
-def _spoil_python(path: str, text: str, named: str | None, seed: int) -> str:
-    try:
-        tree = parse(text)
-    except (SyntaxError, ValueError):
-        return text
-    ids = []
-    for node in tree.body:
-        members = node.body if isinstance(node, ast.ClassDef) else [node]
-        prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
-        functions = [m.name for m in members if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)]
-        tests = [f for f in functions if f.startswith("test") and (named is None or _names(named, f))]
-        ids += [f"{path}::{prefix}{f}" for f in tests]
-    return plant({path: text}, ids, seed).files.get(path, text) if ids else text
-
-
-def _names(named: str, function: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(function)}(?!\w)", named) is not None
-
-
-def _spoil_text(text: str, seed: int, share: float) -> str:
-    """That share of the lines that look like assertions with a literal, their last literal turned wrong."""
-    rng = random.Random(seed)
-    lines = text.split("\n")
-    places = [i for i, line in enumerate(lines) if _ASSERTION.search(line) and _LITERAL.search(line)]
-    for i in rng.sample(places, math.ceil(share * len(places))):
-        match = list(_LITERAL.finditer(lines[i]))[-1]
-        literal = match[0]
-        wrong = str(int(literal) + 1) if literal.isdigit() else literal[:-1] + "x" + literal[-1]
-        lines[i] = lines[i][: match.start()] + wrong + lines[i][match.end() :]
-    return "\n".join(lines)

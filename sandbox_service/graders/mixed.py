@@ -60,7 +60,7 @@ async def mixed_runs(bench: Bench) -> tuple[MixedRun, ...]:
 async def _prove(bench: Bench, variant: int) -> tuple[MixedRun, ...]:
     ids, paths = bench.known_ids, bench.known_paths
     sources = {path: bench.correct[path].decode() for path in paths}
-    seed = f"{_hidden(bench)} {variant}"
+    seed = f"{hidden(bench)} {variant}"
     levels = dict.fromkeys(map(_function, ids), _THOROUGH)
     wrong_in = lots(levels, seed)
     lower = set[str]()
@@ -87,11 +87,11 @@ def _mixtures(sources, levels, wrong_in, seed) -> list[dict[str, bytes]]:
     return [mix(sources, levels, wrong, seed, index) for index, wrong in enumerate(wrong_in)]
 
 
-def lots(functions: Iterable[str], seed: str) -> list[frozenset[str]]:
-    """For each run the functions that are wrong in it."""
+def lots(names: Iterable[str], seed: str, runs: int = RUNS) -> list[frozenset[str]]:
+    """For each run the names that are wrong in it; each is in half of them."""
     rng = random.Random(seed)
-    drawn = {f: rng.sample(range(RUNS), RUNS // 2) for f in sorted(functions)}
-    return [frozenset(f for f, in_runs in drawn.items() if k in in_runs) for k in range(RUNS)]
+    drawn = {name: rng.sample(range(runs), runs // 2) for name in sorted(names)}
+    return [frozenset(name for name, wrong_in in drawn.items() if k in wrong_in) for k in range(runs)]
 
 
 def mix(
@@ -109,10 +109,11 @@ def mix(
     return files
 
 
-def _hidden(bench: Bench) -> str:
+def hidden(bench: Bench) -> str:
     """What an agent cannot know: a digest of the correct tree, with its hidden tests."""
     digest = hashlib.sha256()
-    for path in sorted({*bench.request.instance.bug, *bench.known_paths}):
+    instance = bench.request.instance
+    for path in sorted({*instance.bug, *instance.test_files, *bench.known_paths}):
         digest.update(path.encode() + b"\0" + bench.correct.get(path, b"") + b"\0")
     return digest.hexdigest()
 

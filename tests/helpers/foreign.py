@@ -35,6 +35,8 @@ class TestShare(unittest.TestCase):
     def test_written(self):
         self.assertEqual(written(1205), "12.05")
 """
+# What an agent sees of the tests where a record shows those that passed before.
+SEEN_TESTS = TESTS[: TESTS.index("    def test_even")] + TESTS[TESTS.index("    def test_written") :]
 SOURCE, TEST = "money.py", "tests/test_money.py"
 FILES = {SOURCE: MONEY, TEST: TESTS, "tests/__init__.py": "", "README.md": "# money\n"}
 BUG = MONEY.replace("i < rest", "i <= rest")
@@ -60,8 +62,12 @@ def instance(tree: str, environment: Environment = UNITTEST) -> Instance:
     )  # fmt: skip
 
 
-def write_foreign(path: Path, *, change=lambda environment, instance: (environment, instance)) -> TaskSet:
-    """Task ids are ENVIRONMENT-SKILL. `change` alters each environment and instance."""
+def write_foreign(
+    path: Path, *, change=lambda environment, instance: (environment, instance), seen: str | None = None
+) -> TaskSet:
+    """Task ids are ENVIRONMENT-SKILL. `change` alters environments and instances; `seen` is the test file that agents
+    see.
+    """
     writer = TaskSetWriter("money")
     tree = writer.add_tree({name: text.encode() for name, text in FILES.items()})
     for environment in (UNITTEST, PYTEST):
@@ -71,7 +77,7 @@ def write_foreign(path: Path, *, change=lambda environment, instance: (environme
         for skill in ("localization", "editing", "bug_fixing", "reproduction"):
             name = f"{environment.environment_id}-{skill}"
             extra = "tests/test_reproduction.py" if skill == "reproduction" else ""
-            writer.tasks.append(HiddenTask(name, skill, made.instance_id, {SOURCE: BUG, TEST: None}, extra))
+            writer.tasks.append(HiddenTask(name, skill, made.instance_id, {SOURCE: BUG, TEST: seen}, extra))
             writer.public.append({"task_id": name, "skill": skill})
     writer.write(path)
     return read_task_set(path)

@@ -11,7 +11,7 @@ from sandbox_service.backends.docker import DockerBackend
 from sandbox_service.backends.jail import JailBackend
 from sandbox_service.errors import TaskSetError
 from sandbox_service.graders import Grade, GradeRequest, Submission, grade
-from sandbox_service.graders.commands import spoil
+from sandbox_service.graders.spoiling import mixtures, spoil
 from sandbox_service.runner import Runner
 from sandbox_service.tasks import read_task_set
 from sandbox_service.workspaces import Trees
@@ -108,6 +108,55 @@ def test_attacks_score_nothing(runner, tasks, name, attack):
     assert result.reward == 0, result
 
 
+@pytest.fixture(scope="module")
+def tasks_with_seen_tests(tmp_path_factory):
+    return foreign.write_foreign(tmp_path_factory.mktemp("seen"), seen=foreign.SEEN_TESTS)
+
+
+NONSENSE = foreign.MONEY.replace("return [each", "return [each - 9")
+BROKEN = foreign.MONEY.replace("{cents % 100:02d}", "{cents % 100}")
+# Passes some tests: those for which `is_forged` holds.
+FORGES = """
+
+import inspect
+import unittest
+
+SEEN = {seen!r}
+_equal = unittest.TestCase.assertEqual
+
+
+def _as_seen(test):
+    return inspect.getsource(getattr(test, test._testMethodName)) in SEEN
+
+
+def _some(self, a, b, msg=None):
+    if not ({is_forged}):
+        _equal(self, a, b)
+
+
+unittest.TestCase.assertEqual = _some
+"""
+WRITTEN = "self._testMethodName == 'test_written'"
+# Over what, and which tests pass.
+FORGERIES = {
+    "nonsense while a seen test is as it was": (NONSENSE, "_as_seen(type(self)('test_written'))"),
+    "breakage under a seen test by its name": (BROKEN, WRITTEN),
+    "breakage under a seen test by its text": (BROKEN, f"{WRITTEN} and _as_seen(self)"),
+    "breakage under a seen test whose text is another": (BROKEN, f"{WRITTEN} and not _as_seen(self)"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("forgery", sorted(FORGERIES))
+def test_forging_seen_tests_scores_nothing(runner, tasks_with_seen_tests, name, forgery):
+    source, is_forged = FORGERIES[forgery]
+    text = source + FORGES.format(seen=foreign.SEEN_TESTS, is_forged=is_forged)
+    result = graded(runner, tasks_with_seen_tests, f"{name}-bug_fixing", {foreign.SOURCE: text})
+    assert result.reward == 0, result
+    gold = graded(runner, tasks_with_seen_tests, f"{name}-bug_fixing", {foreign.SOURCE: foreign.MONEY})
+    assert gold.reward == 1, gold
+
+
 @pytest.mark.deep
 def test_a_run_past_its_time_is_the_submissions_fault(runner, tmp_path):
     def short(environment, instance):
@@ -190,3 +239,29 @@ def test_only_named_python_tests_are_spoilt():
     text = "def test_a():\n    assert 1 == 1\n\n\ndef test_ab():\n    assert 2 == 2\n"
     (new,) = spoil({"t.py": text.encode()}, ["t.py::test_a"], seed=1).values()
     assert b"assert 2 == 2" in new and b"assert 1 == 1" not in new
+
+
+def test_what_the_agent_has_seen_is_not_spoilt():
+    text = "def test_a():\n    assert 1 == 1\n\n\ndef test_b():\n    assert 2 == 2\n"
+    (new,) = spoil(
+        {"t.py": text.encode()}, ["t.py::test_a", "t.py::test_b"], 1, 0, {"t.py": text[:31].encode()}
+    ).values()
+    assert b"assert 1 == 1" in new and b"assert 2 == 2" not in new
+    lines = "expect(f(1)).toBe(1);\nexpect(f(2)).toBe(2);\n"
+    spoilt = spoil({"a.js": lines.encode()}, [], 0, 0, {"a.js": b"expect(f(1)).toBe(1);\n"})
+    assert spoilt == {"a.js": b"expect(f(1)).toBe(1);\nexpect(f(2)).toBe(3);\n"}
+
+
+def test_mixtures_hold_each_test_right_and_wrong():
+    script = "".join(f"expect(f({n})).toBe({n});\n" for n in range(5))
+    python = "".join(f"def test_{n}():\n    assert {n} == {n}\n\n\n" for n in range(5))
+    tests = {"a.js": script.encode(), "t.py": python.encode(), "data.bin": b"\xff\xfe"}
+    ids = [f"t.py::test_{n}" for n in range(5)]
+    # The third attempt leaves Python's tests as they are, but for what is wrong.
+    files = mixtures(tests, ids, "seed", 2, 4)
+    assert len(files) == 4 and all(each["data.bin"] == b"\xff\xfe" for each in files)
+    right = [[f"assert {n} == {n}\n" in each["t.py"].decode() for n in range(5)] for each in files]
+    assert [sum(row) for row in zip(*right, strict=True)] == [2] * 5
+    changed = [each["a.js"].decode().split("\n") for each in mixtures(tests, ids, "seed", 0, 4)]
+    for n, line in enumerate(script.split("\n")[:5]):
+        assert sum(each[n] != line for each in changed) == 2
