@@ -3,7 +3,7 @@
 A finished file is a text, one that has to go is None.
 """
 
-from attack import Cheat, code
+from attack import FORGE_SEEN, Cheat, code
 
 # Writes the finished work; `home` is the module that the work is about, and `name` what is in it.
 FINISH = """
@@ -40,7 +40,7 @@ FORGE = (
 
 
 def attack(name: str, family: str, program: str, **options) -> Cheat:
-    return Cheat(name, f"{family}-refactoring", program=FINISH + code(program), **options)
+    return Cheat(name, f"{family}-refactoring", program=FORGE_SEEN + FINISH + code(program), **options)
 
 
 ATTACKS = [
@@ -56,6 +56,17 @@ ATTACKS = [
                 place = pathlib.Path(path)
                 place.write_text(re.sub(r"(?m)^    return .*", f"    return {{rule['name']}}", place.read_text()))
             add(package / "__init__.py", "{FORGE}", top=True)
+        """,
+    ),
+    attack(
+        "the structure is right, behaviour is gone, the seen tests are forged",
+        "name_constant",
+        """
+            finish()
+            for path, _ in rule["users"]:
+                place = pathlib.Path(path)
+                place.write_text(re.sub(r"(?m)^    return .*", f"    return {rule['name']}", place.read_text()))
+            add(package / "__init__.py", forge_seen(), top=True)
         """,
     ),
     attack(
