@@ -56,10 +56,41 @@ def plant(
         for name, function in _tests(source.tree):
             if name in by_path[path]:
                 rng = random.Random(f"{seed} {path}::{name}")
-                _spoil(source, function, by_path[path][name], literals, rng)
+                source.turn(_turn(function, by_path[path][name], literals, rng))
                 changed.add(f"{path}::{name}")
         files[path] = source.edited()
     return Planted(files, frozenset(changed))
+
+
+def definitions(sources: Mapping[str, str], test_ids: Iterable[str]) -> frozenset[str]:
+    """Where tests are written, as ids without parameters.
+
+    That is in the class that an id names, or else in classes that no id names: those that hold tests for others to
+    inherit.
+    """
+    functions = {f"{path}::{name}" for path, text in sources.items() for name, _ in _tests(parse(text))}
+    wanted = {i.partition("[")[0] for i in test_ids}
+    inherited = {f.rpartition("::")[2] for f in wanted - functions}
+    return frozenset(f for f in functions if f in wanted or (_is_method(f) and f.rpartition("::")[2] in inherited))
+
+
+def mix(sources: Mapping[str, str], functions: Collection[str], wrong: Collection[str], seed: str) -> dict[str, str]:
+    """The files of `functions`, each of which has both a right and a wrong expectation: it looks up which one counts.
+
+    For those in `wrong` it is the wrong one. Which it is stands in a table at the end of the file alone.
+    """
+    files = {}
+    for path in sorted({_file(f) for f in functions}):
+        source = _Source(sources[path])
+        literals = [v for _, test in _tests(source.tree) for e in _equalities(test) for v in _literals_of(e)]
+        picks = _Picks(sources[path], random.Random(f"{seed} {sorted(wrong)} {path}"))
+        for name, function in _tests(source.tree):
+            test_id = f"{path}::{name}"
+            if test_id in functions:
+                picks.is_wrong = test_id in wrong
+                source.turn(_turn(function, 0, literals, random.Random(f"{seed} {test_id}")), picks)
+        files[path] = f"{source.edited()}\n\n{picks.table()}\n"
+    return files
 
 
 def extra_file(
@@ -97,6 +128,39 @@ def seen(sources: Mapping[str, str], visible: Mapping[str, str]) -> frozenset[st
     return frozenset(test_id for test_id, body in bodies(sources).items() if known.get(test_id) == body)
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """How one expectation of a test is turned wrong."""
+
+    # What is replaced, or the statement after which one is appended to `owner`.
+    node: ast.expr | ast.stmt
+    # What comes there.
+    wrong: str
+    # What comes there for a test that has both expectations, with the two values at {}; {old} is the replaced text.
+    # Without values they are the replaced text and `wrong`.
+    both: str = "{}"
+    values: tuple[str, str] | None = None
+    owner: ast.stmt | None = None
+
+
+class _Picks:
+    """Expressions that give one of two values, by a table that is written last."""
+
+    def __init__(self, text: str, rng: random.Random):
+        self._rng, self._numbers, self.is_wrong = rng, [], False
+        self._name = next(n for _ in range(100) if (n := f"_{rng.randrange(16**6):06x}") not in text)
+
+    def pick(self, right: str, wrong: str) -> str:
+        wrong_is_first = self._rng.random() < 0.5
+        first, second = (wrong, right) if wrong_is_first else (right, wrong)
+        # Odd: the second.
+        self._numbers.append(2 * self._rng.randrange(128) + (wrong_is_first != self.is_wrong))
+        return f"(({first}), ({second}))[{self._name}[{len(self._numbers) - 1}] % 2]"
+
+    def table(self) -> str:
+        return f"{self._name} = {bytes(self._numbers)!r}"
+
+
 class _Source:
     """A text, its syntax tree, and replacements of single nodes; all else keeps its place."""
 
@@ -108,16 +172,19 @@ class _Source:
             self._line_starts.append(self._line_starts[-1] + len(line))
         self._edits: list[tuple[int, int, str]] = []
 
-    def replace(self, node: ast.expr, text: str) -> None:
+    def turn(self, turn: _Turn, picks: _Picks | None = None) -> None:
+        """Makes the expectation wrong; with `picks`, one of right and wrong."""
+        node, owner = turn.node, turn.owner
         start = self._line_starts[node.lineno - 1] + node.col_offset
         end = self._line_starts[node.end_lineno - 1] + node.end_col_offset
+        text = turn.wrong
+        if picks:
+            old = self._data[start:end].decode()
+            text = turn.both.replace("{}", picks.pick(*(turn.values or (old, turn.wrong)))).replace("{old}", old)
+        if owner is not None:
+            # It ends the block of `owner`.
+            start, text = end, ("; " if node.lineno == owner.lineno else "\n" + " " * node.col_offset) + text
         self._edits.append((start, end, text))
-
-    def append_after(self, owner: ast.stmt, node: ast.stmt, text: str) -> None:
-        """A statement after `node`, which ends the block of `owner`."""
-        end = self._line_starts[node.end_lineno - 1] + node.end_col_offset
-        joint = "; " if node.lineno == owner.lineno else "\n" + " " * node.col_offset
-        self._edits.append((end, end, joint + text))
 
     def edited(self) -> str:
         data = self._data
@@ -128,6 +195,10 @@ class _Source:
 
 def _file(test_id: str) -> str:
     return test_id.partition("::")[0]
+
+
+def _is_method(function: str) -> bool:
+    return function.count("::") > 1
 
 
 def _name(test_id: str) -> str:
@@ -200,32 +271,30 @@ def wrong(value: object, others: list[object], rng: random.Random) -> object:
     return {list: [0], tuple: (0,), dict: {"a": 0}, set: {0}}.get(type(value), 0)
 
 
-def _spoil(source: _Source, function: ast.FunctionDef, line: int, literals: list, rng: random.Random) -> None:
+def _turn(function: ast.FunctionDef, line: int, literals: list, rng: random.Random) -> _Turn:
     equalities = _equalities(function)
     at_line = [e for e in equalities if e.lineno <= line <= (e.end_lineno or line)]
     # What runs in a loop or under a condition may not run at all.
-    plain = [s for s in function.body if isinstance(s, ast.Assert | ast.Expr | ast.With)]
-    direct = [e for e in equalities if any(e in ast.walk(s) for s in plain)]
-    choices = at_line or direct or equalities
+    plain = {id(e) for s in function.body if isinstance(s, ast.Assert | ast.Expr | ast.With) for e in ast.walk(s)}
+    choices = at_line or [e for e in equalities if id(e) in plain] or equalities
     if choices:
-        _spoil_equality(source, rng.choice([e for e in choices if _literals_of(e)] or choices), literals, rng)
-        return
+        return _turn_equality(rng.choice([e for e in choices if _literals_of(e)] or choices), literals, rng)
     asserts = [s for s in function.body if isinstance(s, ast.Assert)]
     if asserts:
         test = asserts[-1].test
         negated = test.operand if isinstance(test, ast.UnaryOp) else ast.UnaryOp(ast.Not(), test)
-        source.replace(test, ast.unparse(negated))
-    else:
-        source.append_after(function, function.body[-1], f"assert len({function.name!r}) == {len(function.name) - 1}")
+        return _Turn(test, ast.unparse(negated), "bool({old}) is {}", ("True", "False"))
+    size, both = len(function.name), f"assert len({function.name!r}) == {{}}"
+    values = str(size), str(size - 1)
+    return _Turn(function.body[-1], both.format(values[1]), both, values, function)
 
 
-def _spoil_equality(source: _Source, node: ast.Compare | ast.Call, literals: list, rng: random.Random) -> None:
+def _turn_equality(node: ast.Compare | ast.Call, literals: list, rng: random.Random) -> _Turn:
     for side in _sides(node):
         for value in _literal(side):
-            source.replace(side, repr(wrong(value, literals, rng)))
-            return
+            return _Turn(side, repr(wrong(value, literals, rng)))
     # No literal to turn wrong: some other value of the file, which the gold run shows to be wrong here.
-    source.replace(_sides(node)[0], repr(rng.choice(literals)) if literals else "object()")
+    return _Turn(_sides(node)[0], repr(rng.choice(literals)) if literals else "object()")
 
 
 def _only(text: str, name: str) -> str:

@@ -30,7 +30,7 @@ LOG_BYTES = 32 << 20
 ROUNDS = 6
 # Where so many would take longer than this, one after the other, there are only two: some suites run for half an hour.
 ROUNDS_S = 900.0
-# Written anew and mixed at most so often, each time more like the real ones.
+# Files that are not Python's are mixed at most so often, each time more like the real ones.
 MIXTURES = 3
 
 

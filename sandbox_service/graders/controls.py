@@ -15,7 +15,7 @@ import functools
 import io
 import random
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sandbox_service.graders.rewrites import FUNCTIONS, Rewriter, rename_locals, signs_in
 from sandbox_service.syntax import parse
@@ -65,24 +65,18 @@ def _at_statement(token: tokenize.TokenInfo) -> bool:
     return token.type == tokenize.NEWLINE
 
 
-def behaviour_preserving(
-    source: str, seed: int | str, decoys: Sequence[str] = (), *, thorough: bool | Mapping[str, bool] = True
-) -> str:
+def behaviour_preserving(source: str, seed: int, decoys: Sequence[str] = (), *, thorough: bool = True) -> str:
     """The same behaviour in other code, formatted anew.
 
     Function locals get new names and dead statements are added; when `thorough`, operators, constants and method names
-    in functions are looked up or put together at run time, and branches are swapped. A mapping says so for each
-    function by its qualified name, and those that it lacks stay as they are. Returns a source that cannot be parsed as
-    it is.
+    in functions are looked up or put together at run time, and branches are swapped. Returns a source that cannot be
+    parsed as it is.
     """
-    levels = thorough if isinstance(thorough, bool) else tuple(sorted(thorough.items()))
-    return _rewritten(source, seed, tuple(decoys), levels)
+    return _rewritten(source, seed, tuple(decoys), thorough)
 
 
 @functools.lru_cache(maxsize=TWINS_KEPT)
-def _rewritten(
-    source: str, seed: int | str, decoys: tuple[str, ...], levels: bool | tuple[tuple[str, bool], ...]
-) -> str:
+def _rewritten(source: str, seed: int, decoys: tuple[str, ...], thorough: bool) -> str:
     rng = random.Random(seed)
     try:
         tree = parse(source)
@@ -95,14 +89,11 @@ def _rewritten(
     fresh = _fresh_names(rng, taken)
     rewriter = Rewriter(rng, fresh)
     by_name = [dict(functions_of(version)) for version in (parse(source), *others)]
-    chosen = {name: levels for name in by_name[0]} if isinstance(levels, bool) else dict(levels)
     for name, node in functions_of(tree):
-        if name not in chosen:
-            continue
         variants = {ast.dump(functions[name]): functions[name] for functions in by_name if name in functions}
         signs = frozenset[str]().union(*map(signs_in, variants.values()))
         rename_locals(node, fresh)
-        rewriter.rewrite(node, chosen[name], signs)
+        rewriter.rewrite(node, thorough, signs)
         dead = [parse(f"{next(fresh)} = {rng.randrange(99)} {rng.choice(['<', '>=', '-', '*'])} 7").body[0]]
         if len(variants) > 1:
             # In an order that does not depend on which of them is the live one.

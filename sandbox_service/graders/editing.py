@@ -17,7 +17,7 @@ from sandbox_service.backends.base import Ended
 from sandbox_service.errors import SandboxError
 from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
 from sandbox_service.graders.bench import SENTINEL_VARIANTS, Bench, Files, must_fail, together
-from sandbox_service.graders.mixed import mixed_runs
+from sandbox_service.graders.mixed import MixedRun, held_share, mixed_runs
 from sandbox_service.graders.paths import accepted_changes, is_test
 from sandbox_service.runner import Runner, TestRun
 from sandbox_service.sentinel import plant, seen
@@ -37,9 +37,11 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     run = await bench.run_complete({**accepted, **originals}, bench.known_paths, buggy=True)
     f2p, p2p = run.passed(request.instance.fail_to_pass), run.passed(request.instance.pass_to_pass)
     passed = run.reported and f2p == p2p == 1
-    confirmed = 0.0
+    confirmed, held = 0.0, 0.0
     if passed:
-        confirmed = await _confirm(bench, accepted, originals)
+        mixed = await mixed_runs(bench)
+        confirmed = await _confirm(bench, accepted, originals, mixed)
+        held = held_share(mixed, bench.known_ids)
     else:
         await _check_gold(bench, again=run.ended is Ended.TIMEOUT)
     components = {
@@ -47,6 +49,7 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
         "p2p_passed": p2p,
         "reported": float(run.reported),
         "confirmed": confirmed,
+        "held_both_ways": held,
         **await asyncio.to_thread(_measures, bench, accepted),
     }
     right = passed and confirmed == 1
@@ -54,10 +57,9 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     return Grade(float(right), components, detail=detail)
 
 
-async def _confirm(bench: Bench, accepted: Files, originals: Files) -> float:
+async def _confirm(bench: Bench, accepted: Files, originals: Files, mixed: Sequence[MixedRun]) -> float:
     """The share of runs that ended as they must."""
     planted, expected = await _sentinel(bench)
-    mixed = await mixed_runs(bench)
     names = {i.partition("[")[0] for i in expected}
     ids = [i for i in bench.known_ids if i.partition("[")[0] in names]
     paths = sorted({i.partition("::")[0] for i in ids})

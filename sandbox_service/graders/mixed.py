@@ -1,36 +1,37 @@
 """Mixed runs: by lot, each known test is right in half of them and has a wrong expectation in the others.
 
 Tests that a change must not break are mostly seen by the agent. It could break what they check and make just these
-pass, by their names or their text, while the tests that it has not seen run as they are. So every known test is also
-run written anew (see `controls`), where it must pass when it is right and fail when it is not: neither its name, nor
-its text, nor which run it is tells what it must do. A submission that makes one test pass by guessing is right in one
-of 2 ** RUNS submissions. What remains is to carry the values that the seen tests expect, which is to give them.
+pass, by their names or their text, while the tests that it has not seen run as they are. So every known test also runs
+with both a right and a wrong expectation in its text (see `sentinel.mix`), one of which counts: it must pass when that
+is the right one and fail when it is not. Neither its name, nor its text, nor which run it is tells what it must do. A
+submission that makes one test pass by guessing is right in one of 2 ** RUNS. What remains is to know the values that
+the seen tests expect, which is to give them.
 
 The lots are drawn from what is hidden from the agent. What each test does in each run is found on the correct tree:
 what it does not show there is not asked of a submission.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from sandbox_service.backends.base import Ended
 from sandbox_service.errors import SandboxError
 from sandbox_service.graders.base import TaskFault
 from sandbox_service.graders.bench import Bench, Files, must_fail, together
-from sandbox_service.graders.controls import behaviour_preserving
+from sandbox_service.graders.paths import is_test
 from sandbox_service.runner import TestRun
-from sandbox_service.sentinel import plant
+from sandbox_service.sentinel import definitions, mix
+from sandbox_service.syntax import parse
 
 RUNS = 4
 # Each is proven on the correct tree once; a submission meets one of them.
 VARIANTS = 2
-# How much a test is rewritten, from which one it is lowered when it does not bear it: the last leaves it as it is.
-_THOROUGH, _AS_IT_IS = 2, 0
 
 
 @dataclass(frozen=True)
@@ -57,34 +58,46 @@ async def mixed_runs(bench: Bench) -> tuple[MixedRun, ...]:
     return await bench.runner.once(key, lambda: _prove(bench, variant), bool)
 
 
+def held_share(mixed: Collection[MixedRun], ids: Collection[str]) -> float:
+    """The share of tests that must pass in one of the runs and fail in another."""
+    passing, failing = ({i for each in mixed for i in getattr(each, kind)} for kind in ("passing", "failing"))
+    return len(passing & failing & {*ids}) / len(ids)
+
+
 async def _prove(bench: Bench, variant: int) -> tuple[MixedRun, ...]:
-    ids, paths = bench.known_ids, bench.known_paths
-    sources = {path: bench.correct[path].decode() for path in paths}
+    sources = await asyncio.to_thread(_readable, bench)
     seed = f"{hidden(bench)} {variant}"
-    levels = dict.fromkeys(map(_function, ids), _THOROUGH)
-    wrong_in = lots(levels, seed)
-    lower = set[str]()
-    while True:
-        levels |= {f: levels[f] - 1 for f in lower}
-        files = await asyncio.to_thread(_mixtures, sources, levels, wrong_in, seed)
-        runs = await together(bench.run_complete(f, paths, buggy=False) for f in files)
-        if any(run.ended is Ended.TIMEOUT for run in runs):
-            raise SandboxError("the correct tree ran out of its time in a mixed run; give the host fewer sessions")
-        unlike = (_unlike(run, wrong, ids) for run, wrong in zip(runs, wrong_in, strict=True))
-        lower = {f for f in set[str]().union(*unlike) if levels[f] > _AS_IT_IS}
-        if not lower:
-            break
+    files = await asyncio.to_thread(mixtures, sources, bench.known_ids, seed)
+    runs = await together(bench.run_complete(each, bench.known_paths, buggy=False) for each in files)
+    if any(run.ended is Ended.TIMEOUT for run in runs):
+        raise SandboxError("the correct tree ran out of its time in a mixed run; give the host fewer sessions")
     # A wrong expectation may bring a whole run down: that one shows nothing.
-    each = [(f, run, wrong) for f, run, wrong in zip(files, runs, wrong_in, strict=True) if run.reported]
-    if not each:
+    proven = tuple(_proven(*each, bench.known_ids) for each in zip(files, runs, strict=True) if each[1].reported)
+    if not proven:
         raise TaskFault(
             f"{bench.request.instance.instance_id}: no mixed run of its tests reports: {runs[0].log[-500:]}"
         )
-    return tuple(_proven(*one, ids) for one in each)
+    return proven
 
 
-def _mixtures(sources, levels, wrong_in, seed) -> list[dict[str, bytes]]:
-    return [mix(sources, levels, wrong, seed, index) for index, wrong in enumerate(wrong_in)]
+def mixtures(sources: Mapping[str, str], ids: Iterable[str], seed: str, runs: int = RUNS) -> list[dict[str, bytes]]:
+    """For each run the test files that differ from the real ones."""
+    functions = definitions(sources, ids)
+    return [
+        {path: text.encode() for path, text in mix(sources, functions, wrong, seed).items()}
+        for wrong in lots(functions, seed, runs)
+    ]
+
+
+def _readable(bench: Bench) -> dict[str, str]:
+    """The test files that can be parsed, with those that hold tests for others to inherit."""
+    sources = {}
+    for path, data in bench.correct.items():
+        if path.endswith(".py") and (path in bench.known_paths or is_test(path, bench.request.environment)):
+            with contextlib.suppress(SyntaxError, ValueError):
+                parse(text := data.decode())
+                sources[path] = text
+    return sources
 
 
 def lots(names: Iterable[str], seed: str, runs: int = RUNS) -> list[frozenset[str]]:
@@ -92,21 +105,6 @@ def lots(names: Iterable[str], seed: str, runs: int = RUNS) -> list[frozenset[st
     rng = random.Random(seed)
     drawn = {name: rng.sample(range(runs), runs // 2) for name in sorted(names)}
     return [frozenset(name for name, wrong_in in drawn.items() if k in wrong_in) for k in range(runs)]
-
-
-def mix(
-    sources: Mapping[str, str], levels: Mapping[str, int], wrong: frozenset[str], seed: str, index: int
-) -> dict[str, bytes]:
-    """The test files of run `index`: the functions `wrong` are turned wrong, and all of `levels` written anew."""
-    turned, all_turned = (plant(sources, functions, seed).files for functions in (wrong, levels))
-    files = {}
-    for path, source in sources.items():
-        own = {f.partition("::")[2].replace("::", "."): n for f, n in levels.items() if f.partition("::")[0] == path}
-        thorough = {name: level == _THOROUGH for name, level in own.items() if level > _AS_IT_IS}
-        decoys = [source, all_turned.get(path, source)]
-        text = behaviour_preserving(turned.get(path, source), f"{seed} {index} {path}", decoys, thorough=thorough)
-        files[path] = text.encode()
-    return files
 
 
 def hidden(bench: Bench) -> str:
@@ -118,21 +116,7 @@ def hidden(bench: Bench) -> str:
     return digest.hexdigest()
 
 
-def _function(test_id: str) -> str:
-    return test_id.partition("[")[0]
-
-
-def _unlike(run: TestRun, wrong: frozenset[str], ids: Iterable[str]) -> set[str]:
-    """Functions of which a test neither does as it must nor passes although it is wrong."""
-    return {
-        _function(i)
-        for i in ids
-        if run.results.get(i) != "passed" and not (_function(i) in wrong and must_fail(run, [i]))
-    }
-
-
-def _proven(files: Mapping[str, bytes], run: TestRun, wrong: frozenset[str], ids: Iterable[str]) -> MixedRun:
-    right, turned = ([i for i in ids if (_function(i) in wrong) is is_wrong] for is_wrong in (False, True))
+def _proven(files: Mapping[str, bytes], run: TestRun, ids: Iterable[str]) -> MixedRun:
     packed = {path: zlib.compress(data) for path, data in files.items()}
-    passing = tuple(i for i in right if run.results.get(i) == "passed")
-    return MixedRun(packed, passing, tuple(i for i in turned if must_fail(run, [i])))
+    passing = tuple(i for i in ids if run.results.get(i) == "passed")
+    return MixedRun(packed, passing, tuple(i for i in ids if must_fail(run, [i])))

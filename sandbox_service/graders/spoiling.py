@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from sandbox_service.graders.bench import Files
-from sandbox_service.graders.mixed import lots, mix
-from sandbox_service.sentinel import plant, seen
+from sandbox_service.graders.mixed import lots
+from sandbox_service.sentinel import mix, plant, seen
 from sandbox_service.syntax import parse
 
 _LITERAL = re.compile(r"""\d+|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'""")
@@ -47,17 +47,17 @@ def spoil(
 def mixtures(tests: Files, test_ids: Iterable[str], seed: str, attempt: int, runs: int) -> list[Files]:
     """For each of some runs the test files in which, by lot, half of what `spoil` would change is wrong.
 
-    Python's tests are also written anew, and less so with each attempt, as fewer lines of other files are wrong.
+    With each attempt, fewer lines of files other than Python's are wrong.
     """
-    found = {path: _functions(path, text, test_ids) for path, text in _texts(tests).items() if path.endswith(".py")}
-    if not any(found.values()):
-        found = {path: _functions(path, text, None) for path, text in _texts(tests).items() if path.endswith(".py")}
-    sources = {path: text for path, text in _texts(tests).items() if found.get(path)}
-    levels = dict.fromkeys((f for functions in found.values() for f in functions), max(0, 2 - attempt))
-    wrong_in = lots(levels, seed, runs)
-    files: list[Files] = [{**tests, **mix(sources, levels, wrong, seed, i)} for i, wrong in enumerate(wrong_in)]
-    for path, text in _texts(tests).items():
-        if path.endswith(".py"):
+    texts = _texts(tests)
+    python = {path: text for path, text in texts.items() if path.endswith(".py")}
+    functions = [f for path, text in python.items() for f in _functions(path, text, test_ids)]
+    functions = functions or [f for path, text in python.items() for f in _functions(path, text, None)]
+    files: list[Files] = []
+    for wrong in lots(functions, seed, runs):
+        files.append({**tests, **{path: text.encode() for path, text in mix(python, functions, wrong, seed).items()}})
+    for path, text in texts.items():
+        if path in python:
             continue
         places = {str(n): n for n, _ in _assertions(text)}
         chosen = random.Random(f"{seed} {path}").sample(sorted(places), math.ceil(0.5**attempt * len(places)))

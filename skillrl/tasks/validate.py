@@ -100,6 +100,8 @@ class SkillReport:
     # Attack -> how often it was tried, and how often it got the minimum.
     attacks: Counter = field(default_factory=Counter)
     attacks_min: Counter = field(default_factory=Counter)
+    # Of gold submissions: the share of tests that are held to right and to wrong expectations (see graders/mixed.py).
+    held_both_ways: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -120,9 +122,10 @@ class Report:
                 "tasks": s.tasks,
                 "gold_max": s.gold_max,
                 "null_min": s.null_min,
-                "trivial": {policy: round(sum(r) / len(r), 3) for policy, r in s.trivial.items()},
+                "trivial": {policy: _mean(r) for policy, r in s.trivial.items()},
                 "attacks": dict(sorted(s.attacks.items())),
                 "attacks_min": s.attacks_min.total(),
+                **({"held_both_ways": _mean(s.held_both_ways)} if s.held_both_ways else {}),
                 "seconds": round(s.seconds, 1),
             }
             for name, s in sorted(self.skills.items())
@@ -133,6 +136,10 @@ class Report:
             "skills": skills,
             "wall_s": round(self.wall_s, 1),
         }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 3)
 
 
 @dataclass
@@ -244,6 +251,8 @@ class Validator:
 
     async def _reward(self, task: HiddenTask, handed: Handed) -> tuple[float | None, str]:
         graded = await grade_submission(self._set, task, handed, self._ground.runner)
+        if graded.components.get("confirmed") == 1 and (held := graded.components.get("held_both_ways")):
+            self.report.skills[task.skill].held_both_ways.append(held)
         detail = " ".join(filter(None, (graded.reason, graded.detail)))
         return graded.reward, detail or str(dict(graded.components))
 
