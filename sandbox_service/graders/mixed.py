@@ -4,8 +4,8 @@ Tests that a change must not break are mostly seen by the agent. It could break 
 pass, by their names or their text, while the tests that it has not seen run as they are. So every known test also runs
 with both a right and a wrong expectation in its text (see `sentinel.mix`), one of which counts: it must pass when that
 is the right one and fail when it is not. Neither its name, nor its text, nor which run it is tells what it must do. A
-submission that makes one test pass by guessing is right in one of 2 ** RUNS. What remains is to know the values that
-the seen tests expect, which is to give them.
+submission that makes one test pass by guessing is right in one of 2 ** RUNS, or of 4 where suites are slow. What
+remains is to know the values that the seen tests expect, which is to give them.
 
 The lots are drawn from what is hidden from the agent. What each test does in each run is found on the correct tree:
 what it does not show there is not asked of a submission.
@@ -30,6 +30,8 @@ from sandbox_service.sentinel import definitions, mix
 from sandbox_service.syntax import parse
 
 RUNS = 4
+# Where so many would take longer than this, one after the other, there are only two.
+RUNS_S = 8.0
 # Each is proven on the correct tree once; a submission meets one of them.
 VARIANTS = 2
 
@@ -51,11 +53,14 @@ class MixedRun:
         return run.reported and run.passed(self.passing) == 1 and must_fail(run, self.failing)
 
 
-async def mixed_runs(bench: Bench) -> tuple[MixedRun, ...]:
-    """The mixed runs of a submission. Raises SandboxError when the correct tree runs out of its time in them."""
-    variant = bench.seed % VARIANTS
-    key = json.dumps(["mixed", bench.request.task_set.digest, bench.request.instance.instance_id, variant])
-    return await bench.runner.once(key, lambda: _prove(bench, variant), bool)
+async def mixed_runs(bench: Bench, run_s: float) -> tuple[MixedRun, ...]:
+    """The mixed runs of a submission; a run of all known tests takes `run_s`.
+
+    Raises SandboxError when the correct tree runs out of its time in them.
+    """
+    variant, count = bench.seed % VARIANTS, RUNS if run_s * RUNS <= RUNS_S else 2
+    key = json.dumps(["mixed", bench.request.task_set.digest, bench.request.instance.instance_id, variant, count])
+    return await bench.runner.once(key, lambda: _prove(bench, variant, count), bool)
 
 
 def held_share(mixed: Collection[MixedRun], ids: Collection[str]) -> float:
@@ -64,10 +69,10 @@ def held_share(mixed: Collection[MixedRun], ids: Collection[str]) -> float:
     return len(passing & failing & {*ids}) / len(ids)
 
 
-async def _prove(bench: Bench, variant: int) -> tuple[MixedRun, ...]:
+async def _prove(bench: Bench, variant: int, count: int) -> tuple[MixedRun, ...]:
     sources = await asyncio.to_thread(_readable, bench)
     seed = f"{hidden(bench)} {variant}"
-    files = await asyncio.to_thread(mixtures, sources, bench.known_ids, seed)
+    files = await asyncio.to_thread(mixtures, sources, bench.known_ids, seed, count)
     runs = await together(bench.run_complete(each, bench.known_paths, buggy=False) for each in files)
     if any(run.ended is Ended.TIMEOUT for run in runs):
         raise SandboxError("the correct tree ran out of its time in a mixed run; give the host fewer sessions")
@@ -80,7 +85,7 @@ async def _prove(bench: Bench, variant: int) -> tuple[MixedRun, ...]:
     return proven
 
 
-def mixtures(sources: Mapping[str, str], ids: Iterable[str], seed: str, runs: int = RUNS) -> list[dict[str, bytes]]:
+def mixtures(sources: Mapping[str, str], ids: Iterable[str], seed: str, runs: int) -> list[dict[str, bytes]]:
     """For each run the test files that differ from the real ones."""
     functions = definitions(sources, ids)
     return [
@@ -100,7 +105,7 @@ def _readable(bench: Bench) -> dict[str, str]:
     return sources
 
 
-def lots(names: Iterable[str], seed: str, runs: int = RUNS) -> list[frozenset[str]]:
+def lots(names: Iterable[str], seed: str, runs: int) -> list[frozenset[str]]:
     """For each run the names that are wrong in it; each is in half of them."""
     rng = random.Random(seed)
     drawn = {name: rng.sample(range(runs), runs // 2) for name in sorted(names)}

@@ -93,21 +93,21 @@ CHOICES = {
     def is_forged(item):
         return known(item) is not None and not values(here(item)) - values(known(item))
     """,
-    "by the version that is never called": SEEN_TREES + """
+    "where the first of two values is the seen one": SEEN_TREES + """
     def is_forged(item):
         if known(item) is None:
             return False
-        inner = [n for n in ast.walk(here(item)) if isinstance(n, ast.FunctionDef)][1:]
-        bodies = [[ast.unparse(s) for s in n.body] for n in inner]
-        return not inner or [ast.unparse(s) for s in known(item).body] not in bodies
+        pairs = [n for n in ast.walk(here(item)) if isinstance(n, ast.Tuple) and len(n.elts) == 2]
+        firsts = {ast.unparse(pair.elts[0]) for pair in pairs}
+        return not pairs or any(ast.unparse(n) in firsts for n in ast.walk(known(item)) if isinstance(n, ast.expr))
     """,
-    "by the first version that is never called": SEEN_TREES + """
+    "where only the seen value is left of two": SEEN_TREES + """
+    class First(ast.NodeTransformer):
+        def visit_Subscript(self, node):
+            return node.value.elts[0] if isinstance(node.value, ast.Tuple) else node
+
     def is_forged(item):
-        if known(item) is None:
-            return False
-        inner = [n for n in ast.walk(here(item)) if isinstance(n, ast.FunctionDef)][1:]
-        bodies = [[ast.unparse(s) for s in n.body] for n in inner]
-        return not inner or [ast.unparse(s) for s in known(item).body] == bodies[0]
+        return known(item) is not None and ast.dump(First().visit(here(item))) == ast.dump(known(item))
     """,
     "where the file is as seen": f"""
         import pathlib

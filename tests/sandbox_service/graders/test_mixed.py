@@ -6,7 +6,7 @@ import re
 import pytest
 import shelf
 
-from sandbox_service.graders.mixed import RUNS, MixedRun, held_share, lots, mixtures
+from sandbox_service.graders.mixed import MixedRun, held_share, lots, mixtures
 from sandbox_service.sentinel import definitions, mix
 
 FUNCTIONS = sorted({i.partition("[")[0] for i in (*shelf.PRICE_TESTS, *shelf.STOCK_TESTS)})
@@ -14,12 +14,13 @@ SOURCES = {path: shelf.FILES[path] for path in (shelf.T, "tests/test_stock.py")}
 
 
 @pytest.mark.parametrize("seed", ["a", "b", "c"])
-def test_each_test_is_wrong_in_half_of_the_runs(seed):
-    drawn = lots(FUNCTIONS, seed)
-    assert len(drawn) == RUNS
+@pytest.mark.parametrize("runs", [2, 4])
+def test_each_test_is_wrong_in_half_of_the_runs(seed, runs):
+    drawn = lots(FUNCTIONS, seed, runs)
+    assert len(drawn) == runs
     for function in FUNCTIONS:
-        assert sum(function in wrong for wrong in drawn) == RUNS // 2
-    assert drawn == lots(reversed(FUNCTIONS), seed) and drawn != lots(FUNCTIONS, seed + "another")
+        assert sum(function in wrong for wrong in drawn) == runs // 2
+    assert drawn == lots(reversed(FUNCTIONS), seed, runs) and drawn != lots(FUNCTIONS, seed + "another", runs)
 
 
 def without_table(text: str) -> tuple[str, bytes]:
@@ -85,7 +86,7 @@ def test_tests_to_inherit_are_found_where_they_are_written():
     assert definitions(sources, ids[:2]) == {"tests/__init__.py::Mixin::test_a", ids[1]}
     found = definitions(sources, ids)
     assert found == {"tests/__init__.py::Mixin::test_a", "tests/__init__.py::Mixin::test_b", ids[1], ids[3][:-5]}
-    assert set(mixtures(sources, ids, "seed")[0]) == set(sources)
+    assert set(mixtures(sources, ids, "seed", 2)[0]) == set(sources)
 
 
 def test_a_test_is_held_both_ways_when_runs_show_both():
