@@ -35,6 +35,21 @@ import _pytest.python
 
 _pytest.python.Function.runtest = lambda self: None
 """
+# Of tests that an agent has seen, whatever they expect.
+_PASSED_BY_NAME = """
+import _pytest.python
+import _pytest.unittest
+
+_NAMES = {names!r}
+
+
+def _named(real):
+    return lambda item: None if item.nodeid in _NAMES else real(item)
+
+
+for _kind in (_pytest.python.Function, _pytest.unittest.TestCaseFunction):
+    _kind.runtest = _named(_kind.runtest)
+"""
 _HOOK = """
 import pytest
 
@@ -140,12 +155,19 @@ def cheats(task: HiddenTask, instance: Instance, files: Mapping[str, bytes]) -> 
     elif task.skill in ("editing", "bug_fixing"):
         for attack, changes in _without_a_fix(instance, files):
             yield attack, Handed(changed={source: text.encode() for source, text in changes.items()})
+        finished, code = gold_overlay(instance.bug, files), _PASSED_BY_NAME.format(names=instance.pass_to_pass)
+        source = min(path for path, text in finished.items() if text is not None)
+        forged = {
+            p: None if t is None else t.encode() for p, t in {**finished, source: finished[source] + code}.items()
+        }
+        yield "fixed, tests that it could break passed by name", Handed(changed=forged)
     elif task.skill == "refactoring":
         finished = {p: None if t is None else t.encode() for p, t in gold_overlay(instance.bug, files).items()}
         # In the file of the renamed symbol, which the tests that the agent has not seen import.
         home = json.loads(instance.expected.get("renamed", '{"path": ""}'))["path"]
         source = min((p for p, data in finished.items() if data), key=lambda p: (not f"/{p}".endswith(f"/{home}"), p))
-        for attack, code in (("reports forgiven", _FORGIVEN), ("tests not run", _NOT_RUN)):
+        by_name = _PASSED_BY_NAME.format(names=instance.pass_to_pass)
+        for attack, code in (("reports forgiven", _FORGIVEN), ("tests not run", _NOT_RUN), ("passed by name", by_name)):
             yield f"structure right, {attack}", Handed(changed={**finished, source: finished[source] + code.encode()})
 
 

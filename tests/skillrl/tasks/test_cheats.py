@@ -48,12 +48,13 @@ def test_every_skill_has_attacks_that_hand_something_in(task_set):
         for attack, handed in found:
             submission = handed.submission
             assert handed.changed or submission.files or submission.review, attack
-            assert all(compile(text, path, "exec") for path, text in handed.changed.items())
+            texts = {path: text for path, text in handed.changed.items() if text is not None}
+            assert all(compile(text, path, "exec") for path, text in texts.items())
     assert seen == {
         "localization": 2,
         "review": 2,
         "unit_tests": 7,
         "reproduction": 7,
-        "editing": 5,
-        "bug_fixing": 5,
+        "editing": 6,
+        "bug_fixing": 6,
     }
