@@ -39,7 +39,7 @@ async def grade(request: GradeRequest, runner: Runner) -> Grade:
     passed = run.reported and f2p == p2p == 1
     confirmed, held = 0.0, 0.0
     if passed:
-        mixed = await mixed_runs(bench, run.wall_s)
+        mixed = await mixed_runs(bench)
         confirmed = await _confirm(bench, accepted, originals, mixed)
         held = held_share(mixed, bench.known_ids)
     else:
