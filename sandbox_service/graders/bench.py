@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -117,10 +117,10 @@ class Bench:
     def is_source(self, path: str) -> bool:
         return is_source(path, self.request.environment)
 
-    def plain_twin(self, files: Files) -> Files:
-        return {p: _rewrite(p, data, lambda text: text_neutral(text, self.seed)) for p, data in files.items()}
+    async def plain_twin(self, files: Files) -> Files:
+        return await _rewritten(files, lambda _, text: text_neutral(text, self.seed))
 
-    def rewritten_twin(self, files: Files, decoys: Sequence[Files], thorough: bool) -> Files:
+    async def rewritten_twin(self, files: Files, decoys: Sequence[Files], thorough: bool) -> Files:
         """`decoys` are other versions of the files; a file that only they have is there too, so that its presence
         tells nothing.
         """
@@ -130,7 +130,7 @@ class Bench:
             return behaviour_preserving(text, self.seed, others, thorough=thorough)
 
         present = {p: next((v[p] for v in (files, *decoys) if v.get(p) is not None), None) for p in files}
-        return {p: _rewrite(p, data, lambda text, p=p: rewrite(p, text)) for p, data in present.items()}
+        return await _rewritten(present, rewrite)
 
     async def keeps_behaviour(self, twin: Files, *, buggy: bool) -> bool:
         """Whether the repository's own tests see no difference between a twin and the version it is made of."""
@@ -173,7 +173,10 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else text.encode()
 
 
-def _rewrite(path: str, data: bytes | None, rewrite) -> bytes | None:
-    if data is None or not path.endswith(".py"):
-        return data
-    return rewrite(data.decode()).encode()
+async def _rewritten(files: Files, rewrite: Callable[[str, str], str]) -> Files:
+    """Each Python file by `rewrite(path, text)`; in a thread, since large files take a second."""
+
+    def written(path: str, data: bytes | None) -> bytes | None:
+        return data if data is None or not path.endswith(".py") else rewrite(path, data.decode()).encode()
+
+    return await asyncio.to_thread(lambda: {path: written(path, data) for path, data in files.items()})

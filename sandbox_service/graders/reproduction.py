@@ -84,12 +84,13 @@ class _Attempt:
     async def holds_on_twins(self, shown: frozenset[str]) -> bool:
         """Whether the same tests fail on twins of the bug and pass on twins of the fix."""
         bug, fix = self._bench.buggy_files, self._bench.gold_files
-        on_bug, on_fix = await together([self.run(self._bench.plain_twin(bug)), self.run(self._bench.plain_twin(fix))])
+        bug_twin, fix_twin = await self._bench.plain_twin(bug), await self._bench.plain_twin(fix)
+        on_bug, on_fix = await together([self.run(bug_twin), self.run(fix_twin)])
         if self.shown(on_bug) != shown or not self.clean(on_fix, shown):
             return False
         for thorough in (True, False):
-            bug_twin = self._bench.rewritten_twin(bug, [fix], thorough)
-            fix_twin = self._bench.rewritten_twin(fix, [bug], thorough)
+            bug_twin = await self._bench.rewritten_twin(bug, [fix], thorough)
+            fix_twin = await self._bench.rewritten_twin(fix, [bug], thorough)
             on_bug, on_fix = await together([self.run(bug_twin), self.run(fix_twin)])
             if self.shown(on_bug) == shown and self.clean(on_fix, shown):
                 return True

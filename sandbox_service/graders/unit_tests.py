@@ -96,8 +96,9 @@ class _Attempt:
     async def twins_pass(self, passing: Collection[str]) -> bool | None:
         """None when the tests fail on a twin of the correct code; else whether thorough rewriting is sound here."""
         decoys = self._mutants()
-        twin = self._bench.rewritten_twin(self.gold, decoys, True)
-        plain, rewritten = await together([self.run(self._bench.plain_twin(self.gold)), self.run(twin)])
+        plain_twin = await self._bench.plain_twin(self.gold)
+        twin = await self._bench.rewritten_twin(self.gold, decoys, True)
+        plain, rewritten = await together([self.run(plain_twin), self.run(twin)])
         if not self.passes(plain) or self.own(plain).keys() != passing.keys():
             return None
         if self.passes(rewritten):
@@ -105,7 +106,7 @@ class _Attempt:
         # Before it costs the agent its reward, a twin must show that it is one.
         if await self._bench.keeps_behaviour(twin, buggy=False):
             return None
-        twin = self._bench.rewritten_twin(self.gold, decoys, False)
+        twin = await self._bench.rewritten_twin(self.gold, decoys, False)
         if self.passes(await self.run(twin)):
             return False
         return None if await self._bench.keeps_behaviour(twin, buggy=False) else False
@@ -113,9 +114,9 @@ class _Attempt:
     async def run_mutants(self, thorough: bool, limit_s: float) -> list[list[TestRun]] | None:
         """The runs on each mutant; None when the tests fail on a twin of the correct code that runs among them."""
         mutants = self._mutants()
-        versions = [self._bench.rewritten_twin(m, [self.gold], thorough) for m in mutants]
+        versions = [await self._bench.rewritten_twin(m, [self.gold], thorough) for m in mutants]
         repeats = math.ceil(MUTANT_RUNS / len(versions))
-        twin = self._bench.rewritten_twin(self.gold, mutants, thorough)
+        twin = await self._bench.rewritten_twin(self.gold, mutants, thorough)
         crowd = [version for version in versions for _ in range(repeats)] + [twin] * TWINS_AMONG_MUTANTS
         runs = await together(self.run(version, timeout_s=limit_s) for version in crowd)
         for index in range(len(crowd) - TWINS_AMONG_MUTANTS, len(crowd) + 1):

@@ -9,17 +9,15 @@ line, one JSON object. Exit status 1 names the tasks that failed.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import platform
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,14 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sandbox_service import __version__
-from sandbox_service.backends.base import Backend
-from sandbox_service.backends.docker import DockerBackend
-from sandbox_service.backends.jail import JailBackend
-from sandbox_service.errors import IsolationError, SandboxError
-from sandbox_service.graders import grade
-from sandbox_service.graders.base import Grade, GradeRequest, TaskFault
-from sandbox_service.graders.state import state_after
-from sandbox_service.runner import Runner
+from sandbox_service.errors import SandboxError
+from sandbox_service.graders.base import TaskFault
 from sandbox_service.tasks import (
     Environment,
     HiddenTask,
@@ -44,48 +36,16 @@ from sandbox_service.tasks import (
     read_task_set,
     write_validations,
 )
-from sandbox_service.workspaces import Trees
 from skillrl.progress import progress
 from skillrl.tasks.cheats import cheats
 from skillrl.tasks.copies import copies
+from skillrl.tasks.proving import ProvingGround, grade_submission, proving_ground, question
 from skillrl.tasks.source import TaskSetError, read_tasks
 from skillrl.tasks.submissions import Handed, gold, leaks, null, trivial
 from skillrl.types import Task
 
 # (maximum, minimum) of the default rewards; all other skills have (1, 0).
 REWARDS = {"localization": (1.0, -1.0)}
-
-
-@dataclass(frozen=True)
-class ProvingGround:
-    """A sandbox of one's own, in this process."""
-
-    backend: Backend
-    trees: Trees
-    runner: Runner
-
-
-@contextlib.asynccontextmanager
-async def proving_ground(jobs: int = 2, image: str = "") -> AsyncIterator[ProvingGround]:
-    """In containers of `image` where one is named, else in the jail.
-
-    Raises IsolationError with the remedy when the host cannot isolate what runs.
-    """
-    # A thread that still fills the cache when an error ends the proof must not hide that error.
-    with tempfile.TemporaryDirectory(prefix="proving-", ignore_cleanup_errors=True) as folder:
-        workspaces, trees = Path(folder, "workspaces"), Trees(Path(folder, "trees"))
-        backend = DockerBackend(workspaces, image, pool=0) if image else JailBackend(workspaces)
-        try:
-            await backend.start()
-            isolation = await backend.self_test()
-            if isolation.unenforced:
-                raise IsolationError(
-                    f"isolation does not hold on this host ({', '.join(sorted(isolation.unenforced))}); "
-                    "python -m sandbox_service says why; run on a host where it holds"
-                )
-            yield ProvingGround(backend, trees, Runner(backend, trees, concurrency=jobs))
-        finally:
-            await backend.stop()
 
 
 @dataclass
@@ -240,7 +200,7 @@ class Validator:
 
     async def _always(self, task: HiddenTask, name: str, handed: Handed, expected: float, rewards: list[float]) -> bool:
         for repeat in range(self._repeats):
-            reward, detail = await self._reward(task, handed)
+            reward, detail = await self._reward(task, handed, repeat)
             rewards += [] if reward is None else [reward]
             if reward != expected:
                 self.report.fail(
@@ -249,25 +209,15 @@ class Validator:
                 return False
         return True
 
-    async def _reward(self, task: HiddenTask, handed: Handed) -> tuple[float | None, str]:
-        graded = await grade_submission(self._set, task, handed, self._ground.runner)
+    async def _reward(self, task: HiddenTask, handed: Handed, repeat: int = 0) -> tuple[float | None, str]:
+        key = f"{repeat} {question(self._set, task, handed)}"
+        graded = await self._ground.runner.once(
+            key, lambda: grade_submission(self._set, task, handed, self._ground.runner), lambda g: g.reward is not None
+        )
         if graded.components.get("confirmed") == 1 and (held := graded.components.get("held_both_ways")):
             self.report.skills[task.skill].held_both_ways.append(held)
         detail = " ".join(filter(None, (graded.reason, graded.detail)))
         return graded.reward, detail or str(dict(graded.components))
-
-
-async def grade_submission(task_set: TaskSet, task: HiddenTask, handed: Handed, runner: Runner) -> Grade:
-    """The grade of a submission that no agent made. Raises TaskFault when the task is not whole."""
-    instance = task_set.instance_of(task)
-    environment = task_set.environment_of(instance)
-    request = GradeRequest(task_set, task, instance, environment, handed.submission, handed.changed)
-    if handed.script:
-        # As in a session: a state that cannot be read is the start's.
-        with contextlib.suppress(ValueError):
-            left = await state_after(request, runner, handed.script, with_solution=handed.sees_solution)
-            request = replace(request, state=left)
-    return await grade(request, runner)
 
 
 async def validate(
@@ -298,7 +248,8 @@ async def validate(
     tasks = choose(tasks, sample, seed)
     async with proving_ground(jobs, image) as ground:
         validator = Validator(task_set, ground, repeats, attacks)
-        slots, done = asyncio.Semaphore(jobs), 0
+        # More tasks than sandboxes: while one's texts are prepared, or it waits for the last of its runs, others run.
+        slots, done = asyncio.Semaphore(2 * jobs), 0
 
         async def check(task: Task) -> None:
             nonlocal done

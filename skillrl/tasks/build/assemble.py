@@ -17,7 +17,7 @@ from skillrl.tasks.build.origins import Evaluated
 from skillrl.tasks.build.package import Builder
 from skillrl.tasks.build.summary import totals
 from skillrl.tasks.build.tree import BuildError
-from skillrl.tasks.validate import ProvingGround, proving_ground
+from skillrl.tasks.proving import ProvingGround, proving_ground
 
 # (package, step, instances made).
 Progress = Callable[[Entry, str, int], None]

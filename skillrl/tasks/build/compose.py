@@ -16,8 +16,8 @@ from skillrl.tasks.build.plant import MIN_MUTANTS, Bug, Mutation, Planter, buggy
 from skillrl.tasks.build.summary import Summary
 from skillrl.tasks.build.tree import Package
 from skillrl.tasks.derive import Texts, derive, why_not_localization
+from skillrl.tasks.proving import grade_submission
 from skillrl.tasks.submissions import gold
-from skillrl.tasks.validate import grade_submission
 from skillrl.types import COMPOSITE_KINDS, SKILLS
 
 # Mutations tried for a wrong review candidate, and functions for unit_tests.

@@ -27,7 +27,7 @@ from skillrl.tasks.build.wheel import build_wheel, made_by_build
 from skillrl.tasks.copies import copies
 from skillrl.tasks.derive import submission_path
 from skillrl.tasks.hiding import reaching_tests
-from skillrl.tasks.validate import ProvingGround
+from skillrl.tasks.proving import ProvingGround
 
 
 class Builder:

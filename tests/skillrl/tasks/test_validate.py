@@ -9,6 +9,7 @@ from sandbox_service.tasks import HiddenTask, Instance, TaskSetWriter, apply_ove
 from skillrl.tasks import validate as validation
 from skillrl.tasks.cheats import cheats
 from skillrl.tasks.derive import unified_diff
+from skillrl.tasks.proving import question
 from skillrl.tasks.submissions import failing_tests, gold, leaks, null, removed_tests, trivial
 from skillrl.tasks.world import generate
 from skillrl.types import SKILLS, Task
@@ -73,6 +74,23 @@ def test_gold_reproduction_is_the_file_with_most_failing_tests(task_set):
     assert names(failing_tests(instance, FILES)) == {"test_parcels"}
     _, instance = hidden(task_set, "reproduction")
     assert names(failing_tests(instance, FILES)) == {"test_discount_starts_at_the_limit"}
+
+
+def test_editing_and_bug_fixing_of_an_instance_ask_the_same_of_the_grader(task_set):
+    def asked(skill, submission=gold, instance=shelf.LIMIT_ID):
+        task, found = hidden(task_set, skill, instance)
+        handed = null(task) if submission is null else gold(task, found, FILES)
+        return question(task_set, task, handed)
+
+    assert asked("editing") == asked("bug_fixing")
+    assert asked("editing", null) == asked("bug_fixing", null) != asked("editing")
+    assert asked("editing", instance=shelf.CRASH_ID) != asked("editing")
+    assert asked("review-0") != asked("review-1")
+    # What the agent sees beside the submission decides about its tests.
+    task, instance = hidden(task_set, "editing")
+    others = dataclasses.replace(task, visible={**task.visible, "tests/test_more.py": ""})
+    handed = gold(task, instance, FILES)
+    assert question(task_set, task, handed) != question(task_set, others, handed)
 
 
 def test_trivial_policies(task_set):

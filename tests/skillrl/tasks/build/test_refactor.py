@@ -12,9 +12,10 @@ from skillrl.tasks.build.manifest import Entry
 from skillrl.tasks.build.package import Builder
 from skillrl.tasks.build.refactor import renamed_id
 from skillrl.tasks.cheats import cheats
+from skillrl.tasks.proving import proving_ground
 from skillrl.tasks.source import read_tasks
 from skillrl.tasks.suites import refactoring
-from skillrl.tasks.validate import proving_ground, validate
+from skillrl.tasks.validate import validate
 
 LABEL = '''\
 """Labels."""
