@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.deep
+# The longest file: it must not begin when the others end.
+pytestmark = [pytest.mark.deep, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
 LEARNER = "--programs=learner.accumulate,learner.apply"
