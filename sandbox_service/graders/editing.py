@@ -109,8 +109,9 @@ async def _sentinel(bench: Bench) -> tuple[Files, list[str]]:
         # The last resort, for tests in which nothing can be turned wrong.
         planted = plant(sources, hidden if attempt < 2 else [*hidden, *few], seed, lines)
         files = {path: text.encode() for path, text in planted.files.items()}
-        on_gold = await bench.run_complete(files, bench.known_paths, buggy=False, pristine=True)
-        expected = [i for i in bench.known_ids if planted.covers(i) and must_fail(on_gold, [i])]
+        covered = [i for i in bench.known_ids if planted.covers(i)]
+        on_gold = await bench.run_complete(files, sorted(files), buggy=False, pristine=True, test_ids=covered)
+        expected = [i for i in covered if must_fail(on_gold, [i])]
         if expected:
             return {**{p: bench.correct[p] for p in bench.known_paths}, **files}, expected
     raise TaskFault(f"{instance.instance_id}: its tests do not fail when their expectations are wrong")

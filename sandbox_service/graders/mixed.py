@@ -7,8 +7,8 @@ is the right one and fail when it is not. Neither its name, nor its text, nor wh
 submission that makes one test pass by guessing is right in one of 2 ** RUNS, or of 4 where suites are slow. What
 remains is to know the values that the seen tests expect, which is to give them.
 
-The lots are drawn from what is hidden from the agent. What each test does in each run is found on the correct tree:
-what it does not show there is not asked of a submission.
+The lots are drawn from a digest of the correct tree, which no agent sees whole. What each test does in each run is
+found on the correct tree: what it does not show there is not asked of a submission.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import hashlib
 import json
 import random
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sandbox_service.backends.base import Ended
@@ -58,8 +58,11 @@ async def mixed_runs(bench: Bench) -> tuple[MixedRun, ...]:
     # Of a run that holds nothing of the agent's: a submission that sleeps must not be tried less often.
     plain = await bench.run_complete({}, bench.known_paths, buggy=True, pristine=True)
     variant, count = bench.seed % VARIANTS, RUNS if plain.wall_s * RUNS <= RUNS_S else 2
-    key = json.dumps(["mixed", bench.request.task_set.digest, bench.request.instance.instance_id, variant, count])
-    return await bench.runner.once(key, lambda: _prove(bench, variant, count), bool)
+    # Nothing of the bug is in them, so the instances of a tree share them.
+    instance, ids = bench.request.instance, sorted(bench.known_ids)
+    asked = ["mixed", bench.request.task_set.digest, instance.environment_id, instance.tree, ids, variant, count]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    return await bench.runner.once(key, lambda: _prove(bench, ids, f"{instance.tree} {variant}", count), bool)
 
 
 def held_share(mixed: Collection[MixedRun], ids: Collection[str]) -> float:
@@ -68,15 +71,14 @@ def held_share(mixed: Collection[MixedRun], ids: Collection[str]) -> float:
     return len(passing & failing & {*ids}) / len(ids)
 
 
-async def _prove(bench: Bench, variant: int, count: int) -> tuple[MixedRun, ...]:
+async def _prove(bench: Bench, ids: Sequence[str], seed: str, count: int) -> tuple[MixedRun, ...]:
     sources = await asyncio.to_thread(_readable, bench)
-    seed = f"{hidden(bench)} {variant}"
-    files = await asyncio.to_thread(mixtures, sources, bench.known_ids, seed, count)
+    files = await asyncio.to_thread(mixtures, sources, ids, seed, count)
     runs = await together(bench.run_complete(each, bench.known_paths, buggy=False) for each in files)
     if any(run.ended is Ended.TIMEOUT for run in runs):
         raise SandboxError("the correct tree ran out of its time in a mixed run; give the host fewer sessions")
     # A wrong expectation may bring a whole run down: that one shows nothing.
-    proven = tuple(_proven(*each, bench.known_ids) for each in zip(files, runs, strict=True) if each[1].reported)
+    proven = tuple(_proven(*each, ids) for each in zip(files, runs, strict=True) if each[1].reported)
     if not proven:
         raise TaskFault(
             f"{bench.request.instance.instance_id}: no mixed run of its tests reports: {runs[0].log[-500:]}"
@@ -109,15 +111,6 @@ def lots(names: Iterable[str], seed: str, runs: int) -> list[frozenset[str]]:
     rng = random.Random(seed)
     drawn = {name: rng.sample(range(runs), runs // 2) for name in sorted(names)}
     return [frozenset(name for name, wrong_in in drawn.items() if k in wrong_in) for k in range(runs)]
-
-
-def hidden(bench: Bench) -> str:
-    """What an agent cannot know: a digest of the correct tree, with its hidden tests."""
-    digest = hashlib.sha256()
-    instance = bench.request.instance
-    for path in sorted({*instance.bug, *instance.test_files, *bench.known_paths}):
-        digest.update(path.encode() + b"\0" + bench.correct.get(path, b"") + b"\0")
-    return digest.hexdigest()
 
 
 def _proven(files: Mapping[str, bytes], run: TestRun, ids: Iterable[str]) -> MixedRun:
