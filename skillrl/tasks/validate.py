@@ -1,4 +1,4 @@
-"""Proves a task set in the sandbox: python -m skillrl.tasks.validate DIR [--repeats=3] [--sample=N] [--jobs=2]
+"""Proves a task set in the sandbox: python -m skillrl.tasks.validate DIR [--repeats=3] [--sample=N] [--jobs=3]
 
 For every task the gold submission must score the maximum and the null submission the minimum, each `repeats` times;
 cheap policies that know nothing must not score either, nor attacks (see `cheats`), of which the tasks of a skill take
@@ -306,7 +306,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="times that gold and null are graded")
     parser.add_argument("--attacks", type=int, default=1, help="attacks that each task takes its turn with; 99 for all")
     parser.add_argument("--sample", type=int, default=None, help="prove this many tasks only")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sandboxes at the same time")
+    # One more than cores: a sandbox that starts or ends leaves its core for a moment.
+    parser.add_argument("--jobs", type=int, default=(os.cpu_count() or 1) + 1, help="sandboxes at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--image", default="", help="prove the tasks that need this container image, with an engine")
     parser.add_argument("--record", action="store_true", help="keep what was seen of each task in the set")
