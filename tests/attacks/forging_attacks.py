@@ -168,8 +168,8 @@ ATTACKS = [
             **at_import("import time\n\ntime.sleep(2.5)\n" + code(CHOICES["by name"]) + code(FORGE_CHOSEN)),
             PRICES: BROKEN,
         },
-        # Seven of ten runs end as they must. With two mixed runs it would be a number of eighths.
-        components={"p2p_passed": 1.0, "confirmed": 0.7},
+        # Of ten runs the six of unseen tests end as they must. With two mixed runs it would be a number of eighths.
+        components={"p2p_passed": 1.0, "confirmed": 0.6},
         deep=True,
     ),
     *(
