@@ -140,7 +140,8 @@ def _in_short(excinfo: pytest.ExceptionInfo, style: str | None = None) -> str:
 
 
 def _print(status: str, report: pytest.CollectReport | pytest.TestReport) -> None:
-    print(f"{status.upper()} {report.nodeid}\n{report.longreprtext[-2000:]}", flush=True)
+    said = f"{report.longreprtext[-2000:]}\n{report.capstdout[-2000:]}"
+    print(f"{status.upper()} {report.nodeid}\n{said}", flush=True)
 
 
 def _describe(error: BaseException | None, phase: str, root: str, test_path: str) -> tuple[str, str, str, int]:
