@@ -7,8 +7,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 _MODULES = (
     "sandbox_service.backends.base",
     "sandbox_service.backends.cgroups",
+    "sandbox_service.backends.docker_child",
     "sandbox_service.backends.docker_init",
+    "sandbox_service.backends.docker_processes",
     "sandbox_service.backends.docker_trees",
+    "sandbox_service.backends.docker_usage",
     "sandbox_service.backends.files",
     "sandbox_service.backends.jobs",
     "sandbox_service.backends.namespaces",

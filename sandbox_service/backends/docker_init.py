@@ -11,79 +11,39 @@ gVisor, knows no such reapers) come to process 1 and end with the next command t
 """
 
 import gc
-import importlib
 import json
 import os
-import resource
 import selectors
 import signal
 import struct
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 
-from sandbox_service.backends import cgroups, docker_trees, files, jobs
+from sandbox_service.backends import jobs
 from sandbox_service.backends import namespaces as ns
 from sandbox_service.backends.base import WORKSPACE
+from sandbox_service.backends.docker_child import Running, adopt_orphans, import_harness, run_child
+from sandbox_service.backends.docker_processes import hammer, sweep
+from sandbox_service.backends.docker_usage import anonymous_bytes, is_full, own_group, used_bytes
 from sandbox_service.backends.seccomp import build_filter
 
 _CHUNK = 1 << 16
-# Until then one command's processes are ended alone; after it, everything in the container.
-_SWEEP_S, _HAMMER_S = 10.0, 10.0
 _POLL_S, _QUIET_S = 0.1, 0.05
 # What wardens and trusted operations use for a moment, beside what this process has from the start.
 _SPARE_BYTES = 16 << 20
 _DISKS = (WORKSPACE, "/tmp", "/dev/shm")
-_COMMANDS = ("exec", "harness")
-
-
-@dataclass(eq=False)
-class Running:
-    """A request that a child works on. Also what `jobs.run_command` wants to know of a command."""
-
-    request: dict
-    payload: bytes
-    output_fd: int = -1
-    status_fd: int = -1
-    report_fd: int = -1
-    python: str = sys.executable
-    pid: int = 0
-    started_at: float = 0.0
-    deadline: float | None = None
-    # The limit for which it was stopped.
-    stopped: str = ""
-    # Whether what the command started is gone.
-    ended: bool = False
-    status: bytearray = field(default_factory=bytearray)
-    written: dict[str, int] = field(default_factory=dict)
-    before: cgroups.Events = field(default_factory=cgroups.Events)
-    # Read ends by name; the write end of what is sent to the child.
-    pipes: dict[str, int] = field(default_factory=dict)
-    input_fd: int = -1
-
-    @property
-    def kind(self) -> str:
-        return self.request["kind"]
-
-    @property
-    def is_command(self) -> bool:
-        return self.kind in _COMMANDS
-
-    def tell(self, line: str) -> None:
-        os.write(self.status_fd, line.encode(errors="replace")[:4000] + b"\n")
 
 
 class Init:
     def __init__(self, finder) -> None:
         self._finder, self._is_warm = finder, False
-        self._wardens_adopt = _adopt_orphans()
+        self._wardens_adopt = adopt_orphans()
         self._filter = build_filter(ns.MACHINE)
-        self._groups = _own_group()
+        self._groups = own_group()
         self._selector = selectors.DefaultSelector()
         self._running: dict[int, Running] = {}
-        self._own_bytes = _anonymous_bytes(self._groups) + _SPARE_BYTES
+        self._own_bytes = anonymous_bytes(self._groups) + _SPARE_BYTES
         self._received = bytearray()
 
     def serve(self) -> None:
@@ -111,10 +71,10 @@ class Init:
         self._is_warm = True
         # Packages without pytest are for commands alone.
         with suppress(ImportError):
-            _import_harness(self._finder)
+            import_harness(self._finder)
         gc.collect()
         gc.freeze()
-        self._own_bytes = _anonymous_bytes(self._groups) + _SPARE_BYTES
+        self._own_bytes = anonymous_bytes(self._groups) + _SPARE_BYTES
 
     def _patience(self) -> float | None:
         waits = [max(0.0, r.deadline - time.monotonic()) for r in self._running.values() if r.deadline is not None]
@@ -172,7 +132,7 @@ class Init:
             if pid == 0:
                 if feed[0] >= 0:
                     os.dup2(feed[0], 0)
-                _child(running, self._filter, self._finder)
+                run_child(running, self._filter, self._finder)
         for fd in (*(write for _, write in ends.values()), feed[0]):
             if fd >= 0:
                 os.close(fd)
@@ -257,8 +217,8 @@ class Init:
             "wall_s": time.monotonic() - running.started_at,
             "out_of_memory": events.out_of_memory - running.before.out_of_memory,
             "out_of_processes": events.out_of_processes - running.before.out_of_processes,
-            "file_bytes": sum(map(_used, _DISKS)),
-            "disk_full": any(map(_is_full, _DISKS)),
+            "file_bytes": sum(map(used_bytes, _DISKS)),
+            "disk_full": any(map(is_full, _DISKS)),
         }
 
     # Limits and ends.
@@ -273,7 +233,7 @@ class Init:
             if running.deadline is not None and running.deadline <= now:
                 self._stop(running, "timeout")
         limit = self._memory_limits()
-        if limit and self._groups.parents and _anonymous_bytes(self._groups) > limit + self._own_bytes:
+        if limit and self._groups.parents and anonymous_bytes(self._groups) > limit + self._own_bytes:
             for running in [r for r in self._running.values() if r.is_command]:
                 self._stop(running, "memory")
 
@@ -290,168 +250,8 @@ class Init:
         """Kills what the command started; all of it is dead, or dying, at the return."""
         running.ended = True
         others = {r.pid for r in self._running.values()} - {running.pid}
-        if not others or not _sweep(running.pid, others):
-            _hammer()
-
-
-def _child(running: Running, filter_program: bytes, finder) -> None:
-    """In the child: the work itself. Never returns."""
-    try:
-        signal.set_wakeup_fd(-1)
-        jobs.reset_signals()
-        fds = {running.output_fd, running.status_fd, running.report_fd}
-        ns.close_all_except(fds)
-        jobs.enter_workspace()
-        if running.is_command:
-            _be_warden(running, filter_program, finder)
-        else:
-            jobs.send_report(running, lambda: _operate(running))
-    except BaseException as e:
-        with suppress(OSError):
-            running.tell(f"error {getattr(e, 'errno', None) or 0} {type(e).__name__}: {e}".replace("\n", " "))
-        os._exit(1)
-    os._exit(0)
-
-
-def _import_harness(finder) -> None:
-    sys.meta_path.insert(0, finder)
-    try:
-        importlib.import_module("sandbox_service.harness")
-    finally:
-        sys.meta_path.pop(0)
-
-
-def _be_warden(running: Running, filter_program: bytes, finder) -> None:
-    _adopt_orphans()
-    if running.kind == "harness":
-        _import_harness(finder)
-    # The image's own environment, below what was asked for.
-    running.request["env"] = {**os.environ, **running.request["env"]}
-    jobs.lower(resource.RLIMIT_CORE, 0)
-    running.tell("start")
-    started = time.monotonic()
-    pid = os.fork()
-    if pid == 0:
-        jobs.run_command(running, filter_program)
-    for fd in (0, 1, 2, running.output_fd, running.report_fd):
-        if fd >= 0:
-            os.close(fd)
-    status = jobs.wait_for(pid)
-    wall_s = time.monotonic() - started
-    if os.WIFSIGNALED(status):
-        running.tell(f"signal {os.WTERMSIG(status)} {wall_s:.6f}")
-    else:
-        running.tell(f"exit {os.WEXITSTATUS(status)} {wall_s:.6f}")
-    # Stays the reaper of what is left, so that process 1 can tell whose it is.
-    with suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
-
-
-def _operate(running: Running) -> bytes:
-    request = running.request
-    match running.kind:
-        case "read":
-            return files.read_file(request["path"], request["max_bytes"])
-        case "write":
-            files.write_file(request["path"], running.payload)
-        case "unpack":
-            docker_trees.unpack(sys.stdin.buffer, WORKSPACE)
-        case "changed":
-            return jobs.pack(docker_trees.changed_files(WORKSPACE, json.loads(running.payload), request["max_bytes"]))
-    return b""
-
-
-def _adopt_orphans() -> bool:
-    with suppress(OSError):
-        ns.adopt_orphans()
-        return True
-    return False
-
-
-def _sweep(warden: int, others: set[int]) -> bool:
-    """Stops, then kills, every descendant of a warden and every orphan; False when that does not succeed in time.
-
-    `others` are the children of process 1 that have to live on, and what is below them.
-
-    Stopped first: what is stopped holds its place among the limited number of processes, so that a fork bomb runs out
-    of places, where killing would give them back to it.
-    """
-    deadline = time.monotonic() + _SWEEP_S
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        while time.monotonic() < deadline:
-            found = _descendants(warden, others)
-            moving = [pid for pid, state in found.items() if state not in ("TZ" if number == signal.SIGSTOP else "Z")]
-            if not moving:
-                break
-            for pid in moving:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            time.sleep(0.001)
-        else:
-            return False
-    return True
-
-
-def _hammer() -> None:
-    """Kills every process but this one: a single call, which nothing that forks can outrun."""
-    deadline = time.monotonic() + _HAMMER_S
-    while time.monotonic() < deadline:
-        with suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL)
-        if all(state == "Z" for state in _descendants(1, set()).values()):
-            return
-        time.sleep(0.002)
-
-
-def _descendants(warden: int, others: set[int]) -> dict[int, str]:
-    """Process -> state of all processes but process 1, the warden, and those at or below `others`."""
-    children: dict[int, list[tuple[int, str]]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError):
-                state, parent = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[:2]
-                children.setdefault(int(parent), []).append((int(name), state))
-    found: dict[int, str] = {}
-    waiting = [1]
-    while waiting:
-        for pid, state in children.get(waiting.pop(), ()):
-            if pid in others:
-                continue
-            waiting.append(pid)
-            if pid != warden:
-                found[pid] = state
-    return found
-
-
-def _own_group() -> cgroups.Hierarchy:
-    """The container's own control group, as far as it can be seen from inside."""
-    root = Path("/sys/fs/cgroup")
-    if (root / "memory.events").exists():
-        return cgroups.Hierarchy(2, {"memory": root, "pids": root})
-    parents = {c: root / c for c, f in (("memory", "memory.oom_control"), ("pids", "pids.max"))}
-    return cgroups.Hierarchy(1, {c: p for c, p in parents.items() if p.is_dir()})
-
-
-def _anonymous_bytes(groups: cgroups.Hierarchy) -> int:
-    if "memory" not in groups.parents:
-        return 0
-    with suppress(OSError), open(groups.parents["memory"] / "memory.stat") as f:
-        for line in f:
-            name, _, value = line.partition(" ")
-            if name == ("anon" if groups.version == 2 else "rss"):
-                return int(value)
-    return 0
-
-
-def _used(path: str) -> int:
-    usage = os.statvfs(path)
-    return (usage.f_blocks - usage.f_bfree) * usage.f_frsize
-
-
-def _is_full(path: str) -> bool:
-    usage = os.statvfs(path)
-    return usage.f_bavail * usage.f_frsize < 16 * 1024 or usage.f_favail < 2
+        if not others or not sweep(running.pid, others):
+            hammer()
 
 
 def _feed(running: Running, data: bytes) -> None:
