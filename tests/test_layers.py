@@ -30,7 +30,7 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # Offline tools that handle the hidden half of task sets; the trainer never imports them.
 OFFLINE = {
     *("world", "build", "validate", "derive", "mutate", "submissions", "readers", "suites", "hiding", "joining"),
-    *("cheats", "copies", "proving", "rehearse", "rename"),
+    *("cheats", "copies", "proving", "rehearse", "rename", "validation_report"),
 }
 
 

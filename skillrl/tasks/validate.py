@@ -22,7 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from sandbox_service import __version__
 from sandbox_service.errors import SandboxError
@@ -42,64 +41,11 @@ from skillrl.tasks.copies import copies
 from skillrl.tasks.proving import ProvingGround, grade_submission, proving_ground, question
 from skillrl.tasks.source import TaskSetError, read_tasks
 from skillrl.tasks.submissions import Handed, gold, leaks, null, trivial
+from skillrl.tasks.validation_report import Report, SkillReport, show
 from skillrl.types import Task
 
 # (maximum, minimum) of the default rewards; all other skills have (1, 0).
 REWARDS = {"localization": (1.0, -1.0)}
-
-
-@dataclass
-class SkillReport:
-    """What was seen of one skill."""
-
-    tasks: int = 0
-    gold_max: int = 0
-    null_min: int = 0
-    # Trivial policy -> its rewards.
-    trivial: dict[str, list[float]] = field(default_factory=dict)
-    # Attack -> how often it was tried, and how often it got the minimum.
-    attacks: Counter = field(default_factory=Counter)
-    attacks_min: Counter = field(default_factory=Counter)
-    # Of gold submissions: the share of tests that are held to right and to wrong expectations (see graders/mixed.py).
-    held_both_ways: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-@dataclass
-class Report:
-    skills: dict[str, SkillReport] = field(default_factory=dict)
-    # Task id -> what went wrong.
-    failures: dict[str, list[str]] = field(default_factory=dict)
-    validations: list[Validation] = field(default_factory=list)
-    wall_s: float = 0.0
-
-    def fail(self, task_id: str, reason: str) -> None:
-        self.failures.setdefault(task_id, []).append(reason)
-
-    def as_json(self) -> dict:
-        skills = {
-            name: {
-                "tasks": s.tasks,
-                "gold_max": s.gold_max,
-                "null_min": s.null_min,
-                "trivial": {policy: _mean(r) for policy, r in s.trivial.items()},
-                "attacks": dict(sorted(s.attacks.items())),
-                "attacks_min": s.attacks_min.total(),
-                **({"held_both_ways": _mean(s.held_both_ways)} if s.held_both_ways else {}),
-                "seconds": round(s.seconds, 1),
-            }
-            for name, s in sorted(self.skills.items())
-        }
-        return {
-            "tasks": sum(s.tasks for s in self.skills.values()),
-            "failures": self.failures,
-            "skills": skills,
-            "wall_s": round(self.wall_s, 1),
-        }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return round(sum(values) / len(values), 3)
 
 
 @dataclass
@@ -286,18 +232,6 @@ def choose(tasks: Sequence[Task], sample: int | None, seed: int) -> list[Task]:
         turns[task.skill] = turns.get(task.skill, 0) + 1
         order.append((turns[task.skill], task.skill, task.task_id, task))
     return [task for *_, task in sorted(order, key=lambda o: o[:3])][:sample]
-
-
-def show(report: Report, console: Console) -> None:
-    columns = ("skill", "tasks", "gold max", "null min", "trivial policies (mean reward)", "attacks min", "seconds")
-    table = Table(*columns, title="validate")
-    for name, s in sorted(report.skills.items()):
-        policies = ", ".join(f"{p} {sum(r) / len(r):.2f}" for p, r in s.trivial.items())
-        attacks = f"{s.attacks_min.total()} of {s.attacks.total()}"
-        table.add_row(name, *map(str, (s.tasks, s.gold_max, s.null_min)), policies, attacks, f"{s.seconds:.1f}")
-    console.print(table)
-    for task_id, reasons in sorted(report.failures.items()):
-        console.print(f"{task_id}: {'; '.join(reasons)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> int:
