@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -39,6 +40,10 @@ def groups(pid: int) -> set[Path]:
     """Directories of control groups of the jail with this zygote; what vanishes meanwhile is none."""
     found = os.walk("/sys/fs/cgroup")
     return {Path(folder, name) for folder, names, _ in found for name in names if fnmatch(name, f"skillrl-*-{pid}-*")}
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_for(condition, patience_s: float = 20.0) -> None:
@@ -101,13 +106,21 @@ def test_a_queued_command_can_be_cancelled(own_jail):
 
 def test_nothing_leaks(own_jail):
     """Descriptors, mounts and control groups are as many after as before, whatever way the commands ended."""
-    zygote = own_jail.backend.supervisor.pid
+    starter = own_jail.backend.supervisor.pid
+    (zygote,) = children(starter)
 
     def census() -> tuple[int, int, int]:
-        child = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()[0]
-        live = [group for parent in groups(zygote) for group in parent.iterdir() if group.is_dir()]
-        mounts = Path(f"/proc/{child}/mounts").read_text().count("\n")
-        return len(os.listdir("/proc/self/fd")) + len(os.listdir(f"/proc/{child}/fd")), mounts, len(live)
+        live = [group for parent in groups(starter) for group in parent.iterdir() if group.is_dir()]
+        mounts = Path(f"/proc/{zygote}/mounts").read_text().count("\n")
+        return len(os.listdir("/proc/self/fd")) + len(os.listdir(f"/proc/{zygote}/fd")), mounts, len(live)
+
+    def is_at_rest() -> bool:
+        """As many children as are kept ready, each in its groups, and none of them nor the zygote at work."""
+        ready, states = children(zygote), set()
+        # One that is gone by now was no spare.
+        with suppress(OSError):
+            states = {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in (zygote, *ready)}
+        return len(ready) == SPARES and states == {"S"} and census()[2] == SPARES * len(groups(starter))
 
     async def churn():
         workspace = await own_jail.backend.open_workspace(own_jail.base, limits=SMALL)
@@ -123,8 +136,7 @@ def test_nothing_leaks(own_jail):
         await workspace.close()
 
     own_jail.do(churn())
-    # Each child that waits for a command has its groups already.
-    wait_for(lambda: census()[2] == SPARES * len(groups(zygote)))
+    wait_for(is_at_rest)
     before = census()
     for _ in range(5):
         own_jail.do(churn())
