@@ -30,4 +30,4 @@ setup-test:
 	@launch/setup.sh $(VENV) cpu,hf,dev $(TORCH)
 
 setup-deep:
-	@launch/setup.sh $(VENV) cpu,hf,dev,compile,docker,manifests $(TORCH)
+	@launch/setup.sh $(VENV) cpu,hf,dev,suites,compile,docker,manifests $(TORCH)
