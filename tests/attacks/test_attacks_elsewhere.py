@@ -3,9 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -13,60 +10,23 @@ from attack import LIMITS, everywhere
 from bench import make_bench
 from desk import Desk
 from engine import ENGINES, IMAGE, NoEngine
+from plain_user import own_folder, run_tests
 from test_assaults import ASSAULTS, carry_out, secret  # noqa: F401
 from test_attacks import ATTACKS, attempt
 
 from sandbox_service.backends.docker import DockerBackend
 
 pytestmark = pytest.mark.deep
-UID = 12345
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 FILES = ("test_assaults.py", "test_attacks.py")
-
-
-def usable_interpreter() -> str | None:
-    """One of our minor version that another user may run."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for place in (os.path.realpath(sys.executable), f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        try:
-            subprocess.run([place, "-c", "import ssl"], user=UID, group=UID, extra_groups=[], cwd="/", check=True)
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        return place
-    return None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the others run as a plain user already")
 def test_as_a_plain_user(note):
-    interpreter = usable_interpreter()
-    if interpreter is None:
-        pytest.skip("no interpreter of this version that a plain user can run; install one in /usr")
-    folder = Path(f"/var/tmp/attacks-as-user-{os.getpid()}")
-    folder.mkdir()
-    os.chown(folder, UID, UID)
-    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={folder}/t", f"--attack-table={folder}/rows.json"]
-    try:
-        done = subprocess.run(
-            [interpreter, "-B", "-m", "pytest", *options, *(str(HERE / name) for name in FILES)],
-            env={
-                "PATH": "/usr/bin:/bin",
-                "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}",
-                "HOME": str(folder),
-                "TMPDIR": str(folder),
-            },
-            user=UID,
-            group=UID,
-            extra_groups=[],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    with own_folder("attacks-as-user") as folder:
+        run_tests(folder, f"--attack-table={folder}/rows.json", *(str(HERE / name) for name in FILES))
         for _, *row in json.loads((folder / "rows.json").read_text()):
             note("jail of a plain user", *row)
-    finally:
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

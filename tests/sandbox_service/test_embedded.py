@@ -8,10 +8,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from processes import running_as, until
 from service_support import PlainBackend, write_task_set
 
 from sandbox_service import credentials, sandbox_pb2
@@ -66,24 +66,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def running(command: str) -> list[str]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (entry / "cmdline").read_text().replace("\0", " ").strip() == command:
-                found.append(entry.name)
-    return found
-
-
-def until(condition, timeout_s=15.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.mark.slow
 def test_an_episode_on_an_embedded_service(tasks, state):
     folder, digest = tasks
@@ -125,11 +107,11 @@ def test_kill_9_of_the_parent_leaves_no_process(tasks, state, fork):
     try:
         service = int(parent.stdout.readline())
         assert alive(service)
-        assert running(SLEEP)
+        assert running_as(SLEEP)
         parent.kill()
         parent.wait()
         assert until(lambda: not alive(service)), "the service outlived its parent"
-        assert until(lambda: not running(SLEEP)), "a command outlived the service"
+        assert until(lambda: not running_as(SLEEP)), "a command outlived the service"
     finally:
         os.killpg(parent.pid, signal.SIGKILL) if fork == "fork" else parent.kill()
         parent.wait()

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+from processes import running_as, until
 from service_support import write_task_set
 
 from sandbox_service import sandbox_pb2
@@ -62,24 +62,6 @@ def addresses(folder, count):
     return ",".join(f"unix:{folder}/{number}" for number in range(count))
 
 
-def commands_running() -> set[str]:
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (entry / "cmdline").read_text().replace("\0", " ").strip() == SLEEP:
-                found.add(entry.name)
-    return found
-
-
-def until(condition, timeout_s=30.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.mark.slow
 def test_kill_9_loses_sessions_leaves_nothing_and_is_told(tmp_path):
     async def before(address, digest):
@@ -87,7 +69,7 @@ def test_kill_9_loses_sessions_leaves_nothing_and_is_told(tmp_path):
         session = await client.open(digest, "t-editing", "editing", session_id="s")
         await session.exec("echo x >> /tmp/log")
         running = asyncio.create_task(session.exec(f"(setsid {SLEEP} &); {SLEEP}", timeout_s=600, request_id="r"))
-        while not commands_running():
+        while not running_as(SLEEP):
             await asyncio.sleep(0.05)
         return client, session, running
 
@@ -97,7 +79,7 @@ def test_kill_9_loses_sessions_leaves_nothing_and_is_told(tmp_path):
         processes[0].kill()
         processes[0].wait()
         processes[0].stdout.close()
-        assert await asyncio.to_thread(until, lambda: not commands_running()), "a command outlived the service"
+        assert await asyncio.to_thread(until, lambda: not running_as(SLEEP)), "a command outlived the service"
         journal = folder / "state-0" / "journal"
         assert len(list(journal.iterdir())) == 1
         await asyncio.to_thread(start, 0)
@@ -108,7 +90,7 @@ def test_kill_9_loses_sessions_leaves_nothing_and_is_told(tmp_path):
             await session.exec("true")
         with pytest.raises(IdReused, match="was lost when the service restarted"):
             await client.open(digest, "t-editing", "editing", session_id="s")
-        assert not commands_running()
+        assert not running_as(SLEEP)
         new = await client.open(digest, "t-editing", "editing")
         assert (await new.exec("cat /tmp/log")).exit_code == 1
         assert len(list(journal.iterdir())) == 1, "the dead service's journal is gone"
