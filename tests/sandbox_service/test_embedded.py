@@ -110,8 +110,8 @@ def test_kill_9_of_the_parent_leaves_no_process(tasks, state, fork):
         assert running_as(SLEEP)
         parent.kill()
         parent.wait()
-        assert until(lambda: not alive(service)), "the service outlived its parent"
-        assert until(lambda: not running_as(SLEEP)), "a command outlived the service"
+        assert until(lambda: not alive(service), timeout_s=15.0), "the service outlived its parent"
+        assert until(lambda: not running_as(SLEEP), timeout_s=15.0), "a command outlived the service"
     finally:
         os.killpg(parent.pid, signal.SIGKILL) if fork == "fork" else parent.kill()
         parent.wait()
